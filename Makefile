@@ -1,0 +1,50 @@
+# Everything a developer runs. `make` alone says what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A DATABASE_URL in the environment or in .env is the programs', not the
+# compiler's: without this, sqlx would ask that database about every query.
+export SQLX_OFFLINE ?= true
+
+target := $(or $(CARGO_TARGET_DIR),target)
+programs := -p holdfast-api -p syncd
+
+.PHONY: help run check test demo bench sqlx sqlx-check install
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/make /'
+
+run: ## run Holdfast in the foreground, without any database unless DATABASE_URL or .env names one
+	@cargo build $(programs) -p holdfast-tests --bin holdfast-api --bin syncd --bin holdfast-run
+	@$(target)/debug/holdfast-run
+
+check: ## format, lints, layers, units and manifests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --features holdfast-tests/bench -- -D warnings
+	tests/scripts/check-imports.sh
+	@for verify in systemd/verify.sh deploy/verify.sh; do \
+		if [[ -f $$verify ]]; then echo "bash $$verify"; bash "$$verify"; fi; \
+	done
+
+test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own
+	cargo build $(programs)
+	cargo test --workspace
+
+demo: install ## an outage told in the terminal: PostgreSQL killed, writes go on, nothing lost
+	cargo build --release $(programs) -p holdfast-tests --bin holdfast-api --bin syncd --bin holdfast-demo
+	@$(target)/release/holdfast-demo
+
+bench: install ## measure (on a quiet machine)
+	cargo build --release $(programs)
+	cargo run --release -p holdfast-tests --features bench --bin holdfast-bench
+
+sqlx: install ## regenerate .sqlx after a query or a migration has changed
+	tests/scripts/sqlx.sh write
+
+sqlx-check: install ## check that .sqlx is fresh
+	tests/scripts/sqlx.sh check
+
+install: ## install what the tests need (PostgreSQL, Redis, a C compiler) where it is missing
+	@tests/scripts/install.sh

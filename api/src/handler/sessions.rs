@@ -1,0 +1,51 @@
+//! `/api/v1/sessions`: where the caller is logged in, and ending that.
+
+use std::sync::Arc;
+
+use holdfast_shared::domain::{SessionId, Timestamp};
+use warp::reply::Response;
+
+use super::{App, Head, read_problem, write_problem};
+use crate::middleware::auth::Caller;
+use crate::transport::body::BodyStream;
+use crate::transport::problem::Problem;
+use crate::transport::response::{self, Resource, Verb};
+use crate::usecase;
+
+/// Lists the caller's sessions.
+///
+/// # Errors
+/// 503.
+pub async fn list(app: Arc<App>, caller: Caller, _head: Head) -> Result<Response, Problem> {
+    let sessions = app.repository.list_sessions(&caller.user).await.map_err(read_problem)?;
+    Ok(response::session_page(&sessions, &caller.session))
+}
+
+/// Revokes one of the caller's sessions.
+///
+/// # Errors
+/// 404 when it is no session of the caller's, or a problem of the write. Where whose it is can't be known now, 503:
+/// nobody may end another user's session.
+pub async fn revoke(app: Arc<App>, caller: Caller, head: Head, _body: BodyStream) -> Result<Response, Problem> {
+    let id = SessionId::parse(&head.parameter).map_err(|_| Problem::not_found())?;
+    if id == caller.session {
+        return end(&app, &caller, id, caller.expires_at).await;
+    }
+    let found = app.repository.find_session(&caller.user, &id).await.map_err(read_problem)?;
+    let session = found.ok_or_else(Problem::not_found)?;
+    end(&app, &caller, id, session.expires_at).await
+}
+
+/// Revokes the session that asks.
+///
+/// # Errors
+/// A problem of the write.
+pub async fn log_out(app: Arc<App>, caller: Caller, _head: Head, _body: BodyStream) -> Result<Response, Problem> {
+    end(&app, &caller, caller.session.clone(), caller.expires_at).await
+}
+
+async fn end(app: &App, caller: &Caller, id: SessionId, expires_at: Timestamp) -> Result<Response, Problem> {
+    let written = usecase::session::revoke(&app.repository, &caller.user, id, expires_at).await;
+    let written = written.map_err(|error| write_problem(error, Verb::Delete))?;
+    Ok(response::written(&written, Resource::Session, Verb::Delete))
+}

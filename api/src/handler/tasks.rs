@@ -1,0 +1,135 @@
+//! `/api/v1/tasks`.
+
+use std::sync::Arc;
+
+use holdfast_shared::domain::{Cursor, Precondition, TaskId, TaskQuery, TaskState};
+use holdfast_shared::repository::{Found, TaskPage, WriteError};
+use holdfast_shared::domain::Rejection;
+use http::StatusCode;
+use warp::reply::Response;
+
+use super::{App, Head, read_problem, write_problem};
+use crate::middleware::auth::Caller;
+use crate::transport::body::BodyStream;
+use crate::transport::condition::{self, ReadVerdict};
+use crate::transport::header::BodyForm;
+use crate::transport::problem::Problem;
+use crate::transport::response::{self, Resource, Verb};
+use crate::transport::{cursor, query, request};
+use crate::usecase;
+
+/// Creates a task.
+///
+/// # Errors
+/// A problem of the request, or of the write.
+pub async fn create(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+    let mut terms = head.terms(&caller)?;
+    let body = head.read_body(BodyForm::Json, body).await?;
+    terms.idempotency = head.idempotency(&body)?;
+    let task = request::new_task(&body)?;
+    let id = usecase::task::new_id(&terms);
+    let written = usecase::task::create(&app.repository, terms, id, task).await;
+    let written = written.map_err(|error| write_problem(error, Verb::Create))?;
+    Ok(response::written(&written, Resource::Task(id), Verb::Create))
+}
+
+/// Lists the caller's tasks.
+///
+/// # Errors
+/// 400 naming a bad parameter, 503.
+pub async fn list(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
+    let query = query::tasks(&head.query)?;
+    let page = app.repository.list_tasks(&caller.user, &query).await.map_err(read_problem)?;
+    Ok(response::task_page(&page, next_cursor(&page, &query)))
+}
+
+/// Reads a task.
+///
+/// # Errors
+/// 404, 412, 503.
+pub async fn read(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
+    let id = head.task_id()?;
+    let found = find(&app, &caller, id).await?;
+    let etag = found.value.etag();
+    match condition::judge_read(&head.headers, &etag)? {
+        ReadVerdict::NotModified => Ok(response::not_modified(&etag, found.sync_state, found.age)),
+        ReadVerdict::Whole => whole(id, &found),
+    }
+}
+
+/// Creates or replaces a task under the client's id.
+///
+/// # Errors
+/// A problem of the request, or of the write; 410 for a deleted id.
+pub async fn replace(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+    let id = head.task_id()?;
+    let terms = head.conditional_terms(&caller)?;
+    let body = head.read_body(BodyForm::Json, body).await?;
+    let task = request::new_task(&body)?;
+    // What this node can't know now is judged where the write is applied.
+    let known = app.repository.find_task(&caller.user, id).await.unwrap_or(None);
+    let written = usecase::task::replace(&app.repository, terms, id, task, known.as_ref()).await;
+    let written = written.map_err(|error| write_problem(error, Verb::Replace))?;
+    Ok(response::written(&written, Resource::Task(id), Verb::Replace))
+}
+
+/// Changes fields of a task by a merge patch, which needs no read: only what it mentions is written.
+///
+/// # Errors
+/// A problem of the request, or of the write.
+pub async fn patch(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+    let id = head.task_id()?;
+    let mut terms = head.conditional_terms(&caller)?;
+    let body = head.read_body(BodyForm::MergePatch, body).await?;
+    terms.idempotency = head.idempotency(&body)?;
+    let change = request::task_patch(&body)?;
+    if change == TaskState::default() {
+        return unchanged(&app, &caller, id, terms.precondition.as_ref()).await;
+    }
+    let written = usecase::task::patch(&app.repository, terms, id, change).await;
+    let written = written.map_err(|error| write_problem(error, Verb::Patch))?;
+    Ok(response::written(&written, Resource::Task(id), Verb::Patch))
+}
+
+/// Deletes a task; one that is deleted already stays so.
+///
+/// # Errors
+/// A problem of the request, or of the write.
+pub async fn delete(app: Arc<App>, caller: Caller, head: Head, _body: BodyStream) -> Result<Response, Problem> {
+    let id = head.task_id()?;
+    let terms = head.conditional_terms(&caller)?;
+    match usecase::task::delete(&app.repository, terms, id).await {
+        Ok(written) => Ok(response::written(&written, Resource::Task(id), Verb::Delete)),
+        Err(WriteError::Rejected(Rejection::Deleted)) => Ok(response::empty(StatusCode::NO_CONTENT)),
+        Err(error) => Err(write_problem(error, Verb::Delete)),
+    }
+}
+
+/// The answer to a patch that mentions nothing: the task as it is, if the condition holds.
+async fn unchanged(
+    app: &App,
+    caller: &Caller,
+    id: TaskId,
+    precondition: Option<&Precondition>,
+) -> Result<Response, Problem> {
+    let found = find(app, caller, id).await?;
+    condition::check(precondition, &found.value.etag())?;
+    whole(id, &found)
+}
+
+/// A task that is there.
+async fn find(app: &App, caller: &Caller, id: TaskId) -> Result<Found<TaskState>, Problem> {
+    let found = app.repository.find_task(&caller.user, id).await.map_err(read_problem)?;
+    found.filter(|found| found.value.deleted.is_none()).ok_or_else(Problem::not_found)
+}
+
+/// A task of which only a pending change is known can't be shown.
+fn whole(id: TaskId, found: &Found<TaskState>) -> Result<Response, Problem> {
+    response::task(id, found).ok_or_else(Problem::unavailable)
+}
+
+fn next_cursor(page: &TaskPage, query: &TaskQuery) -> Option<String> {
+    let (id, last) = page.items.last().filter(|_| page.has_more)?;
+    let place = Cursor { key: query.key(&last.value), id: *id };
+    Some(cursor::of_task(query.sort, query.descending, &place))
+}

@@ -1,0 +1,95 @@
+//! What can go wrong with the buffer, by what the caller can do about it.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why the buffer did not do what was asked. After any of them, nothing of the request is in the file.
+#[derive(Debug, Clone, Error)]
+pub enum BufferError {
+    /// It holds its most items. Draining, or a larger `BUFFER_MAX_SIZE`, makes room.
+    #[error("the buffer is full: it holds its most items, {max_items}")]
+    Full {
+        /// The cap.
+        max_items: u64,
+    },
+    /// The disk it is on has no room. Nothing accepted is lost.
+    #[error("the disk of the buffer file {path} is full")]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process held the file, or the queue of this one's writer was full, until the deadline.
+    #[error("the buffer was busy until the deadline")]
+    Busy,
+    /// The file, or its directory, can't be opened, read or written.
+    #[error("can't use the buffer file {path}: {detail}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        detail: String,
+    },
+    /// What the file holds makes no sense.
+    #[error("the buffer file {path} is damaged: {detail}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The path names another file than the one that is open: somebody removed or replaced it. It has been opened
+    /// anew; the next attempt uses the file that is there now.
+    #[error("the buffer file {path} was removed or replaced under the running process")]
+    Replaced {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A newer version of Holdfast wrote the file.
+    #[error("the buffer file {path} has schema {found}, newer than this program's {known}: upgrade Holdfast")]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        found: u64,
+        /// What this program knows.
+        known: u64,
+    },
+    /// The file is on a network file system, whose locks and syncs can't be trusted.
+    #[error("the buffer file {path} is on a network file system ({kind}): put BUFFER_PATH on a local disk")]
+    NetworkFileSystem {
+        /// The file.
+        path: PathBuf,
+        /// Which.
+        kind: &'static str,
+    },
+    /// The buffer has been closed.
+    #[error("the buffer is closed")]
+    Closed,
+}
+
+impl BufferError {
+    /// Whether nothing is wrong with the file and the transaction can go on: the request alone was refused.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, BufferError::Full { .. })
+    }
+
+    /// A failure of the system's, on this file.
+    pub(super) fn io(path: &Path, error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                BufferError::DiskFull { path: path.to_owned() }
+            }
+            _ => BufferError::Io { path: path.to_owned(), detail: error.to_string() },
+        }
+    }
+
+    /// A failure of redb's, on this file.
+    pub(super) fn storage(path: &Path, error: impl Into<redb::Error>) -> Self {
+        match error.into() {
+            redb::Error::Io(error) => BufferError::io(path, &error),
+            redb::Error::Corrupted(detail) => BufferError::Damaged { path: path.to_owned(), detail },
+            other => BufferError::Io { path: path.to_owned(), detail: other.to_string() },
+        }
+    }
+}

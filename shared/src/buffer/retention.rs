@@ -1,0 +1,211 @@
+//! What leaves the file with age: finished records, and dead letters by way of the archive. Pending items never do.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use redb::ReadableTable;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{OperationId, OperationRecord, Timestamp};
+
+use super::error::BufferError;
+use super::lock::beside;
+use super::queue::remove_finished_before;
+use super::reader::whole_value;
+use super::schema::{DEAD, DeadLetter, FINISHED, FINISHED_ORDER, REVOCATIONS, SESSIONS, encode, operation_key};
+use super::writer::Transaction;
+
+/// Most records removed in one transaction, so that it stays short.
+const STEP_MAX: usize = 1_000;
+
+/// What one step of retention did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetentionReport {
+    /// Finished records removed.
+    pub finished_removed: u64,
+    /// Dead letters moved to the archive.
+    pub archived: u64,
+    /// Whether there may be more to do.
+    pub more: bool,
+}
+
+/// The directory of archived dead letters of a buffer.
+pub fn archive_directory(buffer: &Path) -> PathBuf {
+    beside(buffer, ".archive")
+}
+
+/// A line of the archive: what people read, and the whole letter for `syncd dead retry --from`.
+#[derive(Debug, Serialize, Deserialize)]
+struct ArchiveLine {
+    operation_id: String,
+    user_id: String,
+    entity: String,
+    entity_id: String,
+    operation: String,
+    reason: String,
+    died_at: String,
+    /// The letter in the file's own encoding, in hexadecimal.
+    letter: String,
+}
+
+impl ArchiveLine {
+    fn of(letter: &DeadLetter) -> Self {
+        let record = letter.record();
+        ArchiveLine {
+            operation_id: record.id.to_string(),
+            user_id: record.user_id.to_string(),
+            entity: record.entity.as_str().to_owned(),
+            entity_id: record.entity_id,
+            operation: record.kind.as_str().to_owned(),
+            reason: letter.reason.clone(),
+            died_at: letter.died_at.to_string(),
+            letter: encode(letter).iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
+
+    fn letter(&self) -> Option<DeadLetter> {
+        let digits = self.letter.as_bytes();
+        let bytes: Option<Vec<u8>> = digits
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()))
+            .collect();
+        whole_value(&bytes?)
+    }
+}
+
+/// Appends letters to the archive's file of the month of `now` and syncs it. A letter may come to be there twice, if
+/// the process dies before the letters are removed from the buffer; never not at all.
+pub(super) fn archive(buffer: &Path, letters: &[DeadLetter], now: Timestamp) -> io::Result<()> {
+    let directory = archive_directory(buffer);
+    if !directory.exists() {
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        File::open(directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    let month = now.to_datetime().format("%Y-%m.jsonl").to_string();
+    let path = directory.join(month);
+    let is_new = !path.exists();
+    let mut lines = Vec::new();
+    for letter in letters {
+        serde_json::to_writer(&mut lines, &ArchiveLine::of(letter))?;
+        lines.push(b'\n');
+    }
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+    file.write_all(&lines)?;
+    file.sync_all()?;
+    if is_new {
+        File::open(&directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads an archive file. Gives its letters, each once, and the numbers of the lines (from 1) that can't be read.
+///
+/// # Errors
+/// When the file can't be opened or read.
+pub fn read_archive(path: &Path) -> io::Result<(Vec<DeadLetter>, Vec<usize>)> {
+    let mut letters: Vec<DeadLetter> = Vec::new();
+    let mut unreadable = Vec::new();
+    for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let letter = serde_json::from_str::<ArchiveLine>(&line).ok().and_then(|line| line.letter());
+        match letter {
+            Some(letter) if letters.iter().any(|known| known.item.operation.id == letter.item.operation.id) => {}
+            Some(letter) => letters.push(letter),
+            None => unreadable.push(number + 1),
+        }
+    }
+    Ok((letters, unreadable))
+}
+
+/// One step: the oldest finished records past `age`, then the dead letters past it, which are archived (and synced)
+/// before they are removed.
+pub(super) fn step(
+    transaction: &mut Transaction<'_>,
+    buffer: &Path,
+    age: Duration,
+    now: Timestamp,
+) -> Result<RetentionReport, BufferError> {
+    let age_us = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    let cutoff = Timestamp::from_micros(now.as_micros().saturating_sub(age_us));
+    let finished_removed = remove_finished(transaction, cutoff)?;
+    let letters = old_letters(transaction, cutoff)?;
+    if !letters.is_empty() {
+        archive(buffer, &letters, now).map_err(|error| BufferError::io(buffer, &error))?;
+        remove_dead(transaction, letters.iter().map(|letter| letter.item.operation.id))?;
+        transaction.counters.archived += letters.len() as u64;
+    }
+    remove_expired(transaction, now)?;
+    let more = finished_removed >= STEP_MAX as u64 || letters.len() >= STEP_MAX;
+    Ok(RetentionReport { finished_removed, archived: letters.len() as u64, more })
+}
+
+fn remove_finished(transaction: &Transaction<'_>, cutoff: Timestamp) -> Result<u64, BufferError> {
+    let order = transaction.txn.open_table(FINISHED_ORDER).map_err(|error| transaction.storage(error))?;
+    let finished = transaction.txn.open_table(FINISHED).map_err(|error| transaction.storage(error))?;
+    let mut oldest_kept = 0;
+    for entry in order.iter().map_err(|error| transaction.storage(error))?.take(STEP_MAX) {
+        let (number, id) = entry.map_err(|error| transaction.storage(error))?;
+        let bytes = finished.get(id.value()).map_err(|error| transaction.storage(error))?;
+        let record: Option<OperationRecord> = bytes.and_then(|bytes| whole_value(bytes.value()));
+        if record.and_then(|record| record.finished_at).is_some_and(|finished_at| finished_at > cutoff) {
+            break;
+        }
+        oldest_kept = number.value() + 1;
+    }
+    drop((order, finished));
+    remove_finished_before(transaction, oldest_kept)
+}
+
+fn old_letters(transaction: &Transaction<'_>, cutoff: Timestamp) -> Result<Vec<DeadLetter>, BufferError> {
+    let dead = transaction.txn.open_table(DEAD).map_err(|error| transaction.storage(error))?;
+    let mut letters = Vec::new();
+    for entry in dead.iter().map_err(|error| transaction.storage(error))? {
+        let (_, bytes) = entry.map_err(|error| transaction.storage(error))?;
+        let letter: Option<DeadLetter> = whole_value(bytes.value());
+        letters.extend(letter.filter(|letter| letter.died_at <= cutoff));
+        if letters.len() >= STEP_MAX {
+            break;
+        }
+    }
+    Ok(letters)
+}
+
+/// Removes dead letters; gives those that were there. The caller counts what they become.
+pub(super) fn remove_dead(
+    transaction: &mut Transaction<'_>,
+    ids: impl IntoIterator<Item = OperationId>,
+) -> Result<Vec<DeadLetter>, BufferError> {
+    let mut dead = transaction.txn.open_table(DEAD).map_err(|error| transaction.storage(error))?;
+    let mut removed = Vec::new();
+    for id in ids {
+        let bytes = dead.remove(operation_key(id)).map_err(|error| transaction.storage(error))?;
+        removed.extend(bytes.and_then(|bytes| whole_value::<DeadLetter>(bytes.value())));
+    }
+    drop(dead);
+    transaction.counters.dead = transaction.counters.dead.saturating_sub(removed.len() as u64);
+    Ok(removed)
+}
+
+/// Removes revocations and sessions that no token can need any more.
+fn remove_expired(transaction: &mut Transaction<'_>, now: Timestamp) -> Result<(), BufferError> {
+    let expired = |bytes: &[u8]| {
+        let revocation: Option<crate::domain::Revocation> = whole_value(bytes);
+        revocation.is_some_and(|revocation| revocation.keep_until < now)
+    };
+    let mut revocations = transaction.txn.open_table(REVOCATIONS).map_err(|error| transaction.storage(error))?;
+    revocations.retain(|_, bytes| !expired(bytes)).map_err(|error| transaction.storage(error))?;
+    let mut sessions = transaction.txn.open_table(SESSIONS).map_err(|error| transaction.storage(error))?;
+    sessions
+        .retain(|_, bytes| {
+            let session: Option<crate::domain::Session> = whole_value(bytes);
+            session.is_none_or(|session| session.expires_at >= now)
+        })
+        .map_err(|error| transaction.storage(error))?;
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Faults of the stores' addresses.
+
+use secrecy::ExposeSecret;
+use sqlx::postgres::PgSslMode;
+
+use super::{faults, file, load, only_fault, password};
+
+#[test]
+fn a_database_url_is_taken_apart() {
+    let (_ca, ca) = file("certificate");
+    let url = format!("postgresql://me:p%40ss@db:6000/tasks?sslmode=verify-full&sslrootcert={ca}");
+    let config = load(&[
+        ("DATABASE_URL", &url),
+        ("DB_STATEMENT_CACHE", "0"),
+        ("DB_MAX_CONNECTIONS", "3"),
+    ]);
+    let postgres = config.postgres.expect("set");
+    assert_eq!(
+        (postgres.options.get_host(), postgres.options.get_port()),
+        ("db", 6000)
+    );
+    assert_eq!(
+        (
+            postgres.options.get_username(),
+            postgres.options.get_database()
+        ),
+        ("me", Some("tasks"))
+    );
+    assert!(matches!(
+        postgres.options.get_ssl_mode(),
+        PgSslMode::VerifyFull
+    ));
+    assert_eq!((postgres.max_connections, postgres.statement_cache), (3, 0));
+}
+
+#[test]
+fn bad_database_urls_are_refused_and_not_shown() {
+    for (url, problem) in [
+        ("hunter2", "is not a URL"),
+        ("mysql://me:hunter2@db/x", "doesn't begin with postgres://"),
+        ("postgres://me:hunter2@db/x#y", "unescaped #"),
+        ("postgres://me:hunter2@one,two/x", "names several hosts"),
+        (
+            "postgres:///x?password=hunter2&host=one,two",
+            "names several hosts",
+        ),
+        (
+            "postgres://me:hunter2@db/x?target_session_attrs=any",
+            "\"target_session_attrs\", which would do nothing",
+        ),
+        (
+            "postgres://me:hunter2@db/x?statement-cache-capacity=0",
+            "parameter statement-cache-capacity",
+        ),
+        (
+            "postgres://me:hunter2@db/x?sslrootcert=/nonexistent.pem",
+            "\"/nonexistent.pem\" can't be read",
+        ),
+    ] {
+        let fault = only_fault(&[("DATABASE_URL", url)]);
+        assert!(
+            fault.starts_with("DATABASE_URL: ") && fault.contains(problem),
+            "{fault}"
+        );
+        assert!(!fault.contains("hunter2"), "{fault}");
+    }
+}
+
+#[test]
+fn an_unknown_sslmode_is_named_in_either_form() {
+    let lines = faults(&[("DATABASE_URL", "postgres://db/x?sslmode=on")]);
+    assert!(
+        lines[0].contains("sslmode \"on\"; write disable, prefer"),
+        "{lines:?}"
+    );
+    assert!(
+        only_fault(&[("DB_HOST", "db"), ("DB_SSLMODE", "allow")])
+            .starts_with("DB_SSLMODE: \"allow\"")
+    );
+    let fault = only_fault(&[("DB_HOST", "db"), ("DB_SSLMODE", "on")]);
+    assert!(fault.starts_with("DB_SSLMODE: \"on\""), "{fault}");
+    assert!(fault.contains("verify-ca, verify-full"), "{fault}");
+}
+
+#[test]
+fn a_database_is_also_set_by_parts() {
+    let postgres = load(&[
+        ("DB_HOST", "db"),
+        ("DB_PASSWORD", "hunter2"),
+        ("DB_SSLMODE", "require"),
+    ])
+    .postgres;
+    let options = postgres.expect("set").options;
+    assert_eq!((options.get_host(), options.get_port()), ("db", 5432));
+    assert_eq!(
+        (options.get_username(), options.get_database()),
+        ("holdfast", Some("holdfast"))
+    );
+    assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
+    assert_eq!(password(&options).as_deref(), Some("hunter2"));
+    load(&[("DB_HOST", "::1")]);
+    load(&[("DB_HOST", "/run/postgresql")]);
+}
+
+#[test]
+fn a_database_host_is_one_host() {
+    for host in ["one,two", "db:5432", "me@db"] {
+        assert!(only_fault(&[("DB_HOST", host)]).contains("is not one host"));
+    }
+}
+
+#[test]
+fn a_database_url_and_parts_contradict() {
+    let lines = faults(&[
+        ("DATABASE_URL", "postgres://db/x"),
+        ("DB_HOST", "db"),
+        ("DB_PASSWORD", "hunter2"),
+    ]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("DB_HOST: set together with DATABASE_URL"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].starts_with("DB_PASSWORD: set together with DATABASE_URL"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn parts_without_a_host_are_refused_rather_than_ignored() {
+    let fault = only_fault(&[("DB_NAME", "tasks")]);
+    assert!(
+        fault.starts_with("DB_NAME: has no effect without DB_HOST"),
+        "{fault}"
+    );
+}
+
+#[test]
+fn redis_urls_are_those_the_client_takes() {
+    for url in [
+        "redis://redis",
+        "redis://me:p%40ss@redis:6380/2",
+        "redis+unix:///run/redis.sock",
+        "valkey://v",
+    ] {
+        let config = load(&[("REDIS_URL", url)]);
+        assert_eq!(config.redis.expect("set").url.expose_secret(), url);
+    }
+    for (url, problem) in [
+        ("redis:6379", "is not a Redis URL"),
+        ("http://hunter2@redis", "is not a Redis URL"),
+        ("redis://:hunter2@redis/notanumber", "is not a Redis URL"),
+        (
+            "redis+sentinel://:hunter2@redis/mymaster",
+            "is not a Redis URL",
+        ),
+        ("redis://:hunter2@one,two", "names several hosts"),
+        ("redis://:hunter2@one:6379,two:6379", "is not a Redis URL"),
+        (
+            "rediss://:hunter2@redis/notanumber",
+            "is not a rediss:// URL",
+        ),
+    ] {
+        let fault = only_fault(&[("REDIS_URL", url)]);
+        assert!(
+            fault.contains(problem) && fault.contains("Sentinel, Cluster"),
+            "{url}: {fault}"
+        );
+        assert!(!fault.contains("hunter2"), "{fault}");
+    }
+}

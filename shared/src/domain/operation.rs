@@ -1,0 +1,354 @@
+//! Operations: what a client's write becomes, and what becomes of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::{IdempotencyKey, OperationId, ResourceKey, TaskId, UserId};
+use super::profile::ProfileState;
+use super::record::ETag;
+use super::session::Revocation;
+use super::stamp::{Stamp, Timestamp};
+use super::task::{Priority, TaskState};
+
+/// The kinds of thing operations are about, in the contract's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Entity {
+    /// A task.
+    Task,
+    /// A profile.
+    Profile,
+    /// A session.
+    Session,
+}
+
+impl Entity {
+    /// The contract's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Entity::Task => "task",
+            Entity::Profile => "profile",
+            Entity::Session => "session",
+        }
+    }
+}
+
+/// What an operation does, in the contract's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// Creates, or replaces what is there.
+    Create,
+    /// Sets fields of what is there.
+    Update,
+    /// Deletes, for good.
+    Delete,
+}
+
+impl Kind {
+    /// The contract's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Create => "create",
+            Kind::Update => "update",
+            Kind::Delete => "delete",
+        }
+    }
+}
+
+/// What an operation changes. Its registers carry the stamps; after stamping they all equal the operation's, except
+/// in an item that several writes were folded into (embedded mode).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "an operation lives briefly; a box would cost every task one")]
+pub enum Body {
+    /// A change of a task.
+    Task {
+        /// The task.
+        id: TaskId,
+        /// What is set. With `created` set it may make the row; without, the row must be there.
+        change: TaskState,
+    },
+    /// A change of the user's own profile.
+    Profile {
+        /// What is set.
+        change: ProfileState,
+        /// The profile to begin with where there is none yet: every field at [`Stamp::ZERO`].
+        provision: ProfileState,
+    },
+    /// A session to be let in no more.
+    Session(Revocation),
+}
+
+/// A condition the client set on a write (RFC 9110 §13.1), judged where the write is applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precondition {
+    /// `If-Match` with tags: one of them must be the current one.
+    Match(Vec<ETag>),
+    /// `If-Match: *`: it must be there.
+    Exists,
+    /// `If-None-Match: *`: it must not be there.
+    Absent,
+}
+
+/// The client's promise that a repeat under the same key is the same request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// The key, unique for the user.
+    pub key: IdempotencyKey,
+    /// SHA-256 of method, path and body: tells a repeat from a reuse.
+    pub fingerprint: [u8; 32],
+}
+
+/// A write on its way: the only thing that changes a task, a profile or a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its identity, on every path.
+    pub id: OperationId,
+    /// Its place in time; [`Stamp::ZERO`] until it is stamped.
+    pub stamp: Stamp,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What the client asked for, in the contract's words.
+    pub kind: Kind,
+    /// What it changes.
+    pub body: Body,
+    /// What the client demanded to be true.
+    pub precondition: Option<Precondition>,
+    /// The client's key for repeats.
+    pub idempotency: Option<Idempotency>,
+    /// When it was accepted, by this node's clock.
+    pub accepted_at: Timestamp,
+    /// Its place in the queue.
+    pub priority: Priority,
+    /// Whether it has been in the buffer: then it leaves a row in `applied_operations`.
+    pub buffered: bool,
+}
+
+impl Operation {
+    /// The kind of thing it is about.
+    pub fn entity(&self) -> Entity {
+        match self.body {
+            Body::Task { .. } => Entity::Task,
+            Body::Profile { .. } => Entity::Profile,
+            Body::Session(_) => Entity::Session,
+        }
+    }
+
+    /// The very thing it is about.
+    pub fn resource(&self) -> ResourceKey {
+        match &self.body {
+            Body::Task { id, .. } => ResourceKey::Task(*id),
+            Body::Profile { .. } => ResourceKey::Profile(self.user_id.clone()),
+            Body::Session(revocation) => ResourceKey::Session(revocation.session_id.clone()),
+        }
+    }
+
+    /// Gives it, and everything it sets, this stamp.
+    pub fn restamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
+        match &mut self.body {
+            Body::Task { change, .. } => change.restamp(stamp),
+            Body::Profile { change, provision } => {
+                change.restamp(stamp);
+                provision.created = Some(stamp);
+            }
+            Body::Session(_) => {}
+        }
+    }
+
+    /// Whether it leaves a row in `applied_operations`: when it was buffered, or a repeat must be recognised.
+    pub fn leaves_record(&self) -> bool {
+        self.buffered || self.idempotency.is_some() || self.precondition.is_some()
+    }
+
+    /// What it sets, as a record; `None` for a session.
+    pub fn change(&self) -> Option<State> {
+        match &self.body {
+            Body::Task { change, .. } => Some(State::Task(change.clone())),
+            Body::Profile { change, .. } => Some(State::Profile(change.clone())),
+            Body::Session(_) => None,
+        }
+    }
+
+    /// The row it makes where there is none; `None` when it needs one to be there.
+    pub fn initial(&self) -> Option<State> {
+        match &self.body {
+            Body::Task { change, .. } => change.created.is_some().then(|| State::Task(change.clone())),
+            Body::Profile { change, provision } => {
+                let mut first = provision.clone();
+                first.merge(change);
+                Some(State::Profile(first))
+            }
+            Body::Session(_) => None,
+        }
+    }
+
+    /// The state of its resource once this is applied to `current`; `None` when it needs a row and there is none.
+    ///
+    /// Also to be used for a superseded operation: it sets no field, but may be the earlier of two creates.
+    pub fn applied_to(&self, current: Option<&State>) -> Option<State> {
+        let Some(current) = current else { return self.initial() };
+        let mut merged = current.clone();
+        if let Some(change) = self.change().filter(|_| current.deleted().is_none()) {
+            merged.merge(&change);
+        }
+        Some(merged)
+    }
+}
+
+/// A task's or profile's record, whole or in part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Of a task.
+    Task(TaskState),
+    /// Of a profile.
+    Profile(ProfileState),
+}
+
+impl State {
+    /// Merges a record of the same resource; one of another kind, which no caller has, changes nothing.
+    pub fn merge(&mut self, other: &State) {
+        match (self, other) {
+            (State::Task(mine), State::Task(theirs)) => mine.merge(theirs),
+            (State::Profile(mine), State::Profile(theirs)) => mine.merge(theirs),
+            _ => debug_assert!(false, "records of two kinds under one key"),
+        }
+    }
+
+    /// See [`TaskState::advances`].
+    pub fn advances(&self, current: &State) -> bool {
+        match (self, current) {
+            (State::Task(mine), State::Task(theirs)) => mine.advances(theirs),
+            (State::Profile(mine), State::Profile(theirs)) => mine.advances(theirs),
+            _ => false,
+        }
+    }
+
+    /// The write that deleted it.
+    pub fn deleted(&self) -> Option<Stamp> {
+        match self {
+            State::Task(task) => task.deleted,
+            State::Profile(profile) => profile.deleted,
+        }
+    }
+
+    /// Whether every field is known and it isn't deleted.
+    pub fn is_complete(&self) -> bool {
+        match self {
+            State::Task(task) => task.is_complete(),
+            State::Profile(profile) => profile.is_complete(),
+        }
+    }
+
+    /// The newest write in it.
+    pub fn newest(&self) -> Stamp {
+        match self {
+            State::Task(task) => task.newest(),
+            State::Profile(profile) => profile.newest(),
+        }
+    }
+
+    /// Its entity tag.
+    pub fn etag(&self) -> ETag {
+        match self {
+            State::Task(task) => task.etag(),
+            State::Profile(profile) => profile.etag(),
+        }
+    }
+}
+
+/// What became of an operation where it was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// At least one of its fields is, or was, the newest.
+    Applied,
+    /// Newer writes had set everything it sets.
+    Superseded,
+    /// It was refused, for good.
+    Rejected(Rejection),
+}
+
+/// Why an operation was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Rejection {
+    /// What it changes isn't there. It may still come from another node, so a buffered operation is tried again.
+    NotFound,
+    /// What it changes is another user's.
+    NotOwner,
+    /// What it changes has been deleted.
+    Deleted,
+    /// The client's condition wasn't met.
+    PreconditionFailed,
+    /// Its idempotency key was used for another request.
+    KeyReused,
+    /// Too old for its condition to be judged: what it had to be compared with is no longer recorded.
+    TooOld,
+}
+
+impl Rejection {
+    /// The word recorded as the reason.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rejection::NotFound => "not_found",
+            Rejection::NotOwner => "not_owner",
+            Rejection::Deleted => "deleted",
+            Rejection::PreconditionFailed => "precondition_failed",
+            Rejection::KeyReused => "key_reused",
+            Rejection::TooOld => "too_old",
+        }
+    }
+}
+
+/// What an operation meets: a row as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Whose it is.
+    pub owner: UserId,
+    /// What it holds.
+    pub state: State,
+}
+
+/// Judges an operation against the row it meets, without changing either. The stores and the buffer's views decide
+/// by this one function.
+pub fn judge(operation: &Operation, current: Option<&Row>) -> Outcome {
+    let Some(row) = current else {
+        return judge_without_row(operation);
+    };
+    if row.owner != operation.user_id {
+        return Outcome::Rejected(Rejection::NotOwner);
+    }
+    if let Some(deleted) = row.state.deleted() {
+        return judge_deleted(operation, deleted);
+    }
+    if !holds(operation.precondition.as_ref(), &row.state) {
+        return Outcome::Rejected(Rejection::PreconditionFailed);
+    }
+    match operation.change() {
+        Some(change) if change.deleted().is_some() || change.advances(&row.state) => Outcome::Applied,
+        _ => Outcome::Superseded,
+    }
+}
+
+fn judge_without_row(operation: &Operation) -> Outcome {
+    match operation.precondition {
+        Some(Precondition::Match(_) | Precondition::Exists) => {
+            Outcome::Rejected(Rejection::PreconditionFailed)
+        }
+        _ if operation.initial().is_some() => Outcome::Applied,
+        _ => Outcome::Rejected(Rejection::NotFound),
+    }
+}
+
+fn judge_deleted(operation: &Operation, deleted: Stamp) -> Outcome {
+    let deletes = operation.change().and_then(|change| change.deleted());
+    match deletes {
+        Some(stamp) if stamp == deleted => Outcome::Applied,
+        Some(_) => Outcome::Superseded,
+        None => Outcome::Rejected(Rejection::Deleted),
+    }
+}
+
+fn holds(precondition: Option<&Precondition>, state: &State) -> bool {
+    match precondition {
+        None | Some(Precondition::Exists) => true,
+        Some(Precondition::Absent) => false,
+        Some(Precondition::Match(tags)) => tags.contains(&state.etag()),
+    }
+}

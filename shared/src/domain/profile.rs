@@ -1,0 +1,262 @@
+//! Profiles: their fields, the rules of each, and the record they merge as.
+
+use std::str::FromStr;
+
+use oxilangtag::LanguageTag;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::record::Register;
+use super::stamp::Stamp;
+use super::text::{Violation, check_text};
+
+/// Declares a newtype over a text with a `parse` of its own.
+macro_rules! text_value {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks.
+            ///
+            /// # Errors
+            /// A [`Violation`] naming the rule.
+            pub fn parse(text: &str) -> Result<Self, Violation> {
+                let check: fn(&str) -> Result<(), Violation> = $check;
+                check(text)?;
+                Ok($name(text.to_owned()))
+            }
+
+            /// From a store, which holds only what was checked.
+            pub fn from_stored(text: String) -> Self {
+                $name(text)
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+text_value! {
+    /// An e-mail address of up to 254 characters (RFC 5321 §4.5.3.1.3), with one `@` between two parts.
+    Email, |text| {
+        check_text(text, 1, 254)?;
+        let plain = !text.chars().any(|c| c.is_whitespace() || c.is_control());
+        match text.rsplit_once('@') {
+            Some((local, domain)) if plain && !local.is_empty() && !domain.is_empty() => Ok(()),
+            _ => Err(Violation::new("must be an e-mail address, such as ann@example.org")),
+        }
+    }
+}
+text_value! {
+    /// The name others see: up to 100 characters.
+    DisplayName, |text| check_text(text, 0, 100)
+}
+text_value! {
+    /// A few words about oneself: up to 1 000 characters.
+    Bio, |text| check_text(text, 0, 1_000)
+}
+text_value! {
+    /// Where the picture is: an `http` or `https` URL of up to 2 048 characters.
+    AvatarUrl, |text| {
+        check_text(text, 1, 2_048)?;
+        match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(()),
+            _ => Err(Violation::new("must be an http or https URL")),
+        }
+    }
+}
+text_value! {
+    /// A language tag (BCP 47), such as `de-CH`.
+    Locale, |text| {
+        check_text(text, 1, 100)?;
+        match LanguageTag::parse(text) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Violation::new("must be a BCP 47 language tag, such as de-CH")),
+        }
+    }
+}
+text_value! {
+    /// An IANA time zone name, such as `Europe/Zurich`.
+    TimeZone, |text| {
+        check_text(text, 1, 100)?;
+        match chrono_tz::Tz::from_str(text) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Violation::new("must be an IANA time zone name, such as Europe/Zurich")),
+        }
+    }
+}
+
+/// A JSON object of up to 8 KiB that belongs to the client. Kept as compact JSON text with its members in
+/// alphabetical order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preferences(String);
+
+impl Preferences {
+    /// Most bytes of the compact form.
+    pub const MAX_BYTES: usize = 8 * 1024;
+
+    /// Checks the size and that no text in it has U+0000, which PostgreSQL's `jsonb` can't hold.
+    ///
+    /// # Errors
+    /// A [`Violation`] naming the rule.
+    pub fn parse(object: &Map<String, Value>) -> Result<Self, Violation> {
+        let text = Value::Object(object.clone()).to_string();
+        if text.contains("\\u0000") && object.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
+            return Err(Violation::new("must not contain the character U+0000"));
+        }
+        if text.len() > Preferences::MAX_BYTES {
+            return Err(Violation::new(format!("must be at most 8192 bytes, is {}", text.len())));
+        }
+        Ok(Preferences(text))
+    }
+
+    /// From a store, which holds only what was checked; made canonical, since `jsonb` has an order of its own.
+    pub fn from_stored(value: &Value) -> Self {
+        Preferences(value.to_string())
+    }
+
+    /// As JSON. A text that is no object, which nothing stores, reads as an empty one.
+    pub fn to_object(&self) -> Map<String, Value> {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl Default for Preferences {
+    fn default() -> Self {
+        Preferences("{}".to_owned())
+    }
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+record! {
+    /// A profile, or a change of one.
+    ProfileState {
+        /// The e-mail address.
+        email: Option<Email>,
+        /// The name others see.
+        display_name: DisplayName,
+        /// A few words about oneself.
+        bio: Bio,
+        /// Where the picture is.
+        avatar_url: Option<AvatarUrl>,
+        /// The language.
+        locale: Option<Locale>,
+        /// The time zone.
+        timezone: Option<TimeZone>,
+        /// The client's own settings.
+        preferences: Preferences,
+    }
+}
+
+/// What a token says of its user, to make a profile from at first sight. Claims that break a rule count as absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Claim `email`.
+    pub email: Option<String>,
+    /// Claim `name`.
+    pub name: Option<String>,
+    /// Claim `picture`.
+    pub picture: Option<String>,
+    /// Claim `locale`.
+    pub locale: Option<String>,
+    /// Claim `zoneinfo`.
+    pub zoneinfo: Option<String>,
+}
+
+impl ProfileState {
+    /// A profile nobody has written yet: every field at [`Stamp::ZERO`], so that any real write wins; `created` is
+    /// when the user was first seen.
+    pub fn provisioned(claims: &Claims, first_seen: Stamp) -> Self {
+        fn unset<T>(value: T) -> Option<Register<T>> {
+            Some(Register::new(value, Stamp::ZERO))
+        }
+        fn claim<T>(text: &Option<String>, parse: fn(&str) -> Result<T, Violation>) -> Option<T> {
+            text.as_deref().and_then(|text| parse(text).ok())
+        }
+        let nameless = || DisplayName::from_stored(String::new());
+        ProfileState {
+            created: Some(first_seen),
+            deleted: None,
+            email: unset(claim(&claims.email, Email::parse)),
+            display_name: unset(claim(&claims.name, DisplayName::parse).unwrap_or_else(nameless)),
+            bio: unset(Bio::from_stored(String::new())),
+            avatar_url: unset(claim(&claims.picture, AvatarUrl::parse)),
+            locale: unset(claim(&claims.locale, Locale::parse)),
+            timezone: unset(claim(&claims.zoneinfo, TimeZone::parse)),
+            preferences: unset(Preferences::default()),
+        }
+    }
+
+    /// Whether every field is known: whether it can be shown.
+    pub fn is_complete(&self) -> bool {
+        self.created.is_some()
+            && self.email.is_some()
+            && self.display_name.is_some()
+            && self.bio.is_some()
+            && self.avatar_url.is_some()
+            && self.locale.is_some()
+            && self.timezone.is_some()
+            && self.preferences.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_profile_rule_is_kept() {
+        assert!(Email::parse("ann@example.org").is_ok());
+        for bad in ["", "ann", "@x", "ann@", "a b@c", &format!("{}@x.org", "a".repeat(250))] {
+            assert!(Email::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(AvatarUrl::parse("https://example.org/a.png").is_ok());
+        assert!(AvatarUrl::parse("javascript:alert(1)").is_err());
+        assert!(Locale::parse("de-CH").is_ok() && Locale::parse("not a tag").is_err());
+        assert!(TimeZone::parse("Europe/Zurich").is_ok() && TimeZone::parse("Mars/Base").is_err());
+        assert!(DisplayName::parse(&"x".repeat(101)).is_err() && Bio::parse(&"x".repeat(1001)).is_err());
+    }
+
+    #[test]
+    fn preferences_are_bounded_and_without_nul() {
+        let object = |value: Value| value.as_object().expect("an object").clone();
+        assert!(Preferences::parse(&object(json!({"theme": "dark"}))).is_ok());
+        assert!(Preferences::parse(&object(json!({"a": ["\u{0}"]}))).is_err());
+        assert!(Preferences::parse(&object(json!({"a\u{0}": 1}))).is_err());
+        assert!(Preferences::parse(&object(json!({"a": "\\u0000"}))).is_ok());
+        assert!(Preferences::parse(&object(json!({"a": "x".repeat(9000)}))).is_err());
+    }
+
+    #[test]
+    fn a_provisioned_profile_takes_valid_claims_and_yields_to_any_write() {
+        let claims = Claims {
+            email: Some("ann@example.org".into()),
+            locale: Some("???".into()),
+            ..Claims::default()
+        };
+        let mut profile = ProfileState::provisioned(&claims, Stamp::from_i64(5));
+        assert!(profile.is_complete());
+        assert!(profile.locale.as_ref().is_some_and(|locale| locale.value.is_none()));
+        let write = ProfileState {
+            email: Some(Register::new(None, Stamp::from_i64(1))),
+            ..ProfileState::default()
+        };
+        profile.merge(&write);
+        assert!(profile.email.is_some_and(|email| email.value.is_none()));
+    }
+}

@@ -1,0 +1,153 @@
+//! What the repository answers.
+
+use std::time::Duration;
+
+use crate::domain::{OperationRecord, Rejection, State, TaskId, TaskState, Timestamp};
+
+/// Where what was read comes from, in the contract's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncState {
+    /// From the store, with nothing of it waiting.
+    Synced,
+    /// A write of it waits in the buffer.
+    Pending,
+    /// From this node's memory.
+    Stale,
+}
+
+/// Something that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found<T> {
+    /// What.
+    pub value: T,
+    /// From where.
+    pub sync_state: SyncState,
+    /// How long ago a `Stale` one was last known to be right.
+    pub age: Option<Duration>,
+}
+
+/// A page of tasks, in the query's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskPage {
+    /// The tasks.
+    pub items: Vec<(TaskId, Found<TaskState>)>,
+    /// Whether there are more after the last of them.
+    pub has_more: bool,
+    /// Whether the node knows all of this user's tasks.
+    pub complete: bool,
+}
+
+/// A write that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// How.
+    pub path: WritePath,
+    /// The resource as it is, or will be; `None` where the node can't know it, and for a delete.
+    pub state: Option<State>,
+    /// Whether the write made it (as far as the node can know).
+    pub created: bool,
+    /// The operation; of a buffered write, what `Operation-Location` names.
+    pub operation: OperationRecord,
+    /// Whether it is a repeat, under an idempotency key, of a write accepted before.
+    pub replayed: bool,
+}
+
+/// How a write was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WritePath {
+    /// It is committed in the store (in embedded mode: the buffer).
+    Direct,
+    /// It is committed in the buffer.
+    Buffered,
+}
+
+/// Why a write was not accepted. Nothing of it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteError {
+    /// Refused, for good.
+    Rejected(Rejection),
+    /// The first request with this idempotency key still runs.
+    KeyInUse,
+    /// The store is away and the buffer is full.
+    Full,
+    /// The store is away and the buffer can't be used.
+    Unavailable,
+}
+
+/// Why a read has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadError {
+    /// The store is away and this node doesn't know.
+    Unavailable,
+}
+
+/// Whether a session may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Admitted,
+    /// It was revoked.
+    Revoked,
+    /// It can't be known now, and the policy is strict.
+    Unknown,
+}
+
+/// The contract's four words for how things stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// No PostgreSQL is configured.
+    Embedded,
+    /// Every configured store is usable and the buffer is empty.
+    Online,
+    /// A configured store isn't usable.
+    Offline,
+    /// All are, and the buffer is not empty.
+    CatchingUp,
+}
+
+/// A configured or disabled store, for `/health`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreReport {
+    /// `up`, `down` or `disabled`.
+    pub state: &'static str,
+    /// Since when; `None` when disabled.
+    pub since: Option<Timestamp>,
+    /// How long the last probe took.
+    pub latency: Option<Duration>,
+    /// Why it is down, in words of our own.
+    pub error: Option<String>,
+}
+
+/// The buffer, for `/health`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferReport {
+    /// `ok`, `full` or `unavailable`.
+    pub state: &'static str,
+    /// Items waiting.
+    pub pending: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Age of the oldest item waiting; zero when none is.
+    pub oldest_age: Duration,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Most items waiting.
+    pub max_items: u64,
+}
+
+/// What `/health` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthReport {
+    /// How things stand.
+    pub status: Mode,
+    /// PostgreSQL.
+    pub postgres: StoreReport,
+    /// Redis.
+    pub redis: StoreReport,
+    /// The buffer.
+    pub buffer: BufferReport,
+    /// Whether a syncd holds this buffer's lock.
+    pub syncd_running: bool,
+    /// Whether the process can serve: PostgreSQL or the buffer is usable.
+    pub ready: bool,
+}

@@ -1,0 +1,225 @@
+//! The repository's parts and its life.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use moka::sync::Cache;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::buffer::{Binding, Buffer, BufferError, Reader};
+use crate::config::{Config, SessionPolicy};
+use crate::domain::{IdempotencyKey, SessionId, Timestamp, UserId};
+use crate::health::{Probed, StoreHealth, monitor};
+use crate::store::StoreError;
+use crate::store::postgres::{Postgres, Timeouts};
+use crate::store::redis::Redis;
+
+use super::cache::StateCache;
+use super::sessions::Revocations;
+
+/// Sessions noted in a store not long ago, which need not be noted again: at most this many.
+const NOTED_SESSIONS_MAX: u64 = 50_000;
+
+/// How long a noted session isn't noted again: the precision of `last_seen_at`.
+const NOTED_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Why the repository can't be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The buffer can't be used.
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
+    /// The configured Redis can't be used whatever its state.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The buffer holds items of a database, and none is configured, or another one.
+    #[error(transparent)]
+    Foreign(#[from] ForeignBuffer),
+}
+
+/// The buffer belongs to another database than the one this process is to use.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "the buffer holds {waiting} items of another database than the configured one: set DATABASE_URL back to it, or \
+     run `syncd adopt` to send them to the configured one"
+)]
+pub struct ForeignBuffer {
+    /// Items that wait in it.
+    pub waiting: u64,
+}
+
+/// A store and what is known of its health.
+#[derive(Clone)]
+pub(super) struct Lane<S> {
+    pub(super) store: S,
+    pub(super) health: StoreHealth,
+}
+
+/// Everything the API keeps, behind one face. Cheap to clone.
+#[derive(Clone)]
+pub struct Repository(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) buffer: Buffer,
+    pub(super) postgres: Option<Lane<Postgres>>,
+    pub(super) redis: Option<Lane<Redis>>,
+    pub(super) cache: StateCache,
+    pub(super) keys_in_use: Mutex<HashSet<(UserId, IdempotencyKey)>>,
+    pub(super) revocations: Revocations,
+    pub(super) noted_sessions: Cache<SessionId, ()>,
+    pub(super) session_policy: SessionPolicy,
+    /// Changes whenever the follower has seen an operation end.
+    pub(super) ended: watch::Sender<u64>,
+    foreign: watch::Sender<Option<ForeignBuffer>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Repository {
+    /// Opens the buffer and begins to watch the stores. Blocks while the buffer is opened; call it within the runtime.
+    ///
+    /// # Errors
+    /// When the buffer can't be used, or belongs to a database while none is configured. Nothing is left running.
+    pub fn open(config: &Config) -> Result<Repository, OpenError> {
+        let buffer = Buffer::open(&config.buffer)?;
+        if config.postgres.is_none() {
+            refuse_orphaned(&buffer)?;
+        }
+        let mut tasks = JoinSet::new();
+        let (foreign, _) = watch::channel(None);
+        let postgres = config.postgres.as_ref().map(|settings| {
+            let store = Postgres::new(settings, Timeouts::direct(config.store_timeout));
+            let on_probe = note_probe(buffer.clone(), foreign.clone());
+            let (health, watching) = monitor("postgres", store.clone(), config.health_interval, on_probe);
+            tasks.spawn(watching);
+            Lane { store, health }
+        });
+        let redis = match &config.redis {
+            None => None,
+            Some(settings) => {
+                let store = Redis::new(settings, config.store_timeout)?;
+                let (health, watching) = monitor("redis", store.clone(), config.health_interval, |_: &Probed| {});
+                tasks.spawn(watching);
+                Some(Lane { store, health })
+            }
+        };
+        let repository = Repository(Arc::new(Inner {
+            revocations: Revocations::default(),
+            buffer,
+            postgres,
+            redis,
+            cache: StateCache::new(),
+            keys_in_use: Mutex::default(),
+            noted_sessions: Cache::builder().max_capacity(NOTED_SESSIONS_MAX).time_to_live(NOTED_FOR).build(),
+            session_policy: config.session_policy,
+            ended: watch::channel(0).0,
+            foreign,
+            tasks: Mutex::new(JoinSet::new()),
+        }));
+        repository.reload_revocations_blocking()?;
+        tasks.spawn(repository.clone().follow_buffer());
+        tasks.spawn(repository.clone().mirror_revocations());
+        *repository.0.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = tasks;
+        Ok(repository)
+    }
+
+    /// Waits until the store turns out to be another database than the buffer's, if it ever does.
+    pub async fn met_foreign_database(&self) -> ForeignBuffer {
+        let mut foreign = self.0.foreign.subscribe();
+        loop {
+            if let Some(met) = foreign.borrow_and_update().clone() {
+                return met;
+            }
+            if foreign.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The time by which writes are dated.
+    pub fn now(&self) -> Timestamp {
+        self.0.buffer.clock().now()
+    }
+
+    /// The buffer.
+    pub fn buffer(&self) -> &Buffer {
+        &self.0.buffer
+    }
+
+    /// Whether no PostgreSQL is configured: the buffer is the store.
+    pub fn is_embedded(&self) -> bool {
+        self.0.postgres.is_none()
+    }
+
+    /// Stops watching the stores, lets the buffer's writer finish what is queued, and closes it.
+    pub async fn close(&self) {
+        let mut tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        tasks.shutdown().await;
+        let buffer = self.0.buffer.clone();
+        if tokio::task::spawn_blocking(move || buffer.close()).await.is_err() {
+            tracing::error!("closing the buffer failed");
+        }
+    }
+}
+
+/// Refuses a buffer that holds a database's items while no database is configured.
+fn refuse_orphaned(buffer: &Buffer) -> Result<(), OpenError> {
+    let snapshot = buffer.reader().snapshot()?;
+    let waiting = snapshot.waiting_in(crate::buffer::Lane::Postgres);
+    if snapshot.database.is_some() && waiting > 0 {
+        return Err(ForeignBuffer { waiting }.into());
+    }
+    Ok(())
+}
+
+/// What a successful probe of PostgreSQL tells: its clock, and which database it is.
+fn note_probe(
+    buffer: Buffer,
+    foreign: watch::Sender<Option<ForeignBuffer>>,
+) -> impl Fn(&Probed) + Send + Sync + 'static {
+    let bound = Arc::new(Mutex::new(None));
+    move |probed| {
+        if let Some(offset_ms) = probed.clock_offset_ms {
+            buffer.clock().set_offset_ms(offset_ms);
+        }
+        let mut bound_to = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if probed.database_id.is_some() && *bound_to != probed.database_id {
+            *bound_to = probed.database_id;
+            tokio::spawn(bind(buffer.clone(), probed.database_id, foreign.clone(), Arc::clone(&bound)));
+        }
+    }
+}
+
+async fn bind(
+    buffer: Buffer,
+    database: Option<uuid::Uuid>,
+    foreign: watch::Sender<Option<ForeignBuffer>>,
+    bound: Arc<Mutex<Option<uuid::Uuid>>>,
+) {
+    match buffer.bind_database(database).await {
+        Ok(Binding::Same | Binding::Bound) => {}
+        Ok(Binding::Foreign { waiting }) => {
+            foreign.send_replace(Some(ForeignBuffer { waiting }));
+        }
+        Err(error) => {
+            tracing::warn!(%error, "can't record which database the buffer belongs to; trying again at the next probe");
+            *bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        }
+    }
+}
+
+impl Inner {
+    /// Reads the buffer off the async threads.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reader) -> Result<T, BufferError> + Send + 'static,
+    ) -> Result<T, BufferError> {
+        self.buffer.read(read).await
+    }
+
+    /// PostgreSQL, if it is configured and up.
+    pub(super) fn postgres_up(&self) -> Option<&Lane<Postgres>> {
+        self.postgres.as_ref().filter(|lane| lane.health.is_up())
+    }
+}

@@ -1,0 +1,102 @@
+//! Following the buffer file: what other processes do to it shows in its counters, which cost microseconds to read.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::buffer::{Counters, Reader, Snapshot};
+use crate::domain::{OperationId, Priority, Timestamp};
+use crate::telemetry::metric;
+
+use super::core::Repository;
+
+/// How often the counters are read: bounds how late a long poll learns of its operation's end.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many readings lie between two updates of the gauges.
+const READINGS_PER_GAUGE: u32 = 10;
+
+/// Most dead letters looked at when new ones appear.
+const DEAD_MAX: usize = 10_000;
+
+impl Repository {
+    /// Follows the file until the process ends: wakes long polls, takes over other processes' revocations, forgets
+    /// what was remembered of writes that turned out dead, and keeps the gauges.
+    pub(super) async fn follow_buffer(self) {
+        let mut ticks = interval(FOLLOW_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Counters::default();
+        let mut known_dead = HashSet::new();
+        let mut readings = 0;
+        loop {
+            ticks.tick().await;
+            let Ok(now) = self.0.read(Reader::counters).await else { continue };
+            if ended(&now) != ended(&last) {
+                self.0.ended.send_modify(|changes| *changes += 1);
+            }
+            if now.dead != last.dead {
+                self.forget_dead(&mut known_dead).await;
+            }
+            if now.revocation_changes != last.revocation_changes {
+                self.reload_revocations().await;
+            }
+            last = now;
+            if readings % READINGS_PER_GAUGE == 0 {
+                self.set_gauges().await;
+            }
+            readings = readings.wrapping_add(1);
+        }
+    }
+
+    /// A write that died was remembered as if it would take effect: forget the resource, so that the next read asks.
+    async fn forget_dead(&self, known: &mut HashSet<OperationId>) {
+        let Ok(letters) = self.0.read(|reader| reader.list_dead(None, DEAD_MAX)).await else { return };
+        for letter in &letters {
+            let operation = &letter.item.operation;
+            if known.insert(operation.id) {
+                self.0.cache.forget(&operation.user_id, &operation.resource());
+            }
+        }
+        known.retain(|id| letters.iter().any(|letter| letter.item.operation.id == *id));
+    }
+
+    async fn set_gauges(&self) {
+        if let Ok(snapshot) = self.0.read(Reader::snapshot).await {
+            set_gauges(&snapshot, self.0.buffer.max_items(), self.now());
+        }
+        if let Some(offset_ms) = self.0.buffer.clock().offset_ms() {
+            metrics::gauge!(metric::CLOCK_SKEW_SECONDS).set(offset_ms as f64 / 1000.0);
+        }
+    }
+}
+
+/// Operations that have ended, of any kind.
+fn ended(counters: &Counters) -> u64 {
+    counters.applied + counters.superseded + counters.dead + counters.archived + counters.discarded
+}
+
+/// Sets the gauges that tell of the buffer, in whichever process calls it.
+pub fn set_gauges(snapshot: &Snapshot, max_items: u64, now: Timestamp) {
+    for lane in crate::buffer::Lane::ALL {
+        for priority in Priority::ALL {
+            let waiting = snapshot.waiting[lane as usize][usize::from(priority.number()) - 1];
+            let labels = [
+                ("lane", lane.as_str().to_owned()),
+                ("state", "pending".to_owned()),
+                ("priority", priority.number().to_string()),
+            ];
+            metrics::gauge!(metric::BUFFER_ITEMS, &labels).set(waiting as f64);
+        }
+    }
+    metrics::gauge!(metric::BUFFER_CAPACITY_ITEMS).set(max_items as f64);
+    metrics::gauge!(metric::BUFFER_BYTES).set(snapshot.size_bytes as f64);
+    metrics::gauge!(metric::BUFFER_OLDEST_AGE_SECONDS).set(oldest_age(snapshot, now).as_secs_f64());
+    metrics::gauge!(metric::CONSERVATION_IMBALANCE).set(snapshot.counters.imbalance() as f64);
+}
+
+/// Age of the oldest item waiting; zero when none is.
+pub fn oldest_age(snapshot: &Snapshot, now: Timestamp) -> Duration {
+    let oldest = snapshot.oldest_accepted_at.unwrap_or(now);
+    Duration::from_micros(u64::try_from(now.as_micros() - oldest.as_micros()).unwrap_or(0))
+}

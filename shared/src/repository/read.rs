@@ -1,0 +1,276 @@
+//! Reading: the pending view first, then the store, merged by stamps; without the store, the view over the cache.
+
+use crate::buffer::PendingView;
+use crate::domain::{
+    Body, Claims, Kind, Operation, OperationId, Priority, ProfileState, ResourceKey, Stamp, State, TaskId, TaskQuery,
+    TaskState, UserId,
+};
+use crate::store::StoreError;
+use crate::store::postgres::Postgres;
+
+use super::answer::{Found, ReadError, SyncState, TaskPage};
+use super::core::{Lane, Repository};
+use super::write::merged;
+
+/// Most ids asked for in one statement.
+const IDS_PER_STATEMENT: usize = 1_000;
+
+impl Repository {
+    /// A task of this user's; `Ok(None)` when there is none or it is another's. Of a deleted one `deleted` is set.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when the store is away and the node doesn't know the task.
+    pub async fn find_task(&self, user: &UserId, id: TaskId) -> Result<Option<Found<TaskState>>, ReadError> {
+        let key = ResourceKey::Task(id);
+        let view = self.pending(user, &key).await?;
+        if self.is_embedded() {
+            return Ok(view.and_then(|view| task(view.state)).map(synced));
+        }
+        if let Some(lane) = self.0.postgres_up() {
+            match lane.store.find_task(id).await {
+                Ok(Some(row)) if row.owner != *user => return Ok(None),
+                Ok(row) => return Ok(self.over_store(user, key, row.map(|row| row.state), view).and_then(found_task)),
+                Err(error) => note_failure(lane, &error),
+            }
+        }
+        Ok(found_task(self.without_store(user, &key, view)?))
+    }
+
+    /// The user's profile, made from the claims where there is none.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when the store is away and the node doesn't know the profile.
+    pub async fn find_profile(&self, user: &UserId, claims: &Claims) -> Result<Found<ProfileState>, ReadError> {
+        let key = ResourceKey::Profile(user.clone());
+        let view = self.pending(user, &key).await?;
+        if self.is_embedded() {
+            return self.embedded_profile(user, claims, view).await;
+        }
+        if let Some(lane) = self.0.postgres_up() {
+            match self.stored_profile(lane, user, claims).await {
+                Ok(profile) => {
+                    let found = self.over_store(user, key, Some(State::Profile(profile)), view);
+                    return found.and_then(found_profile).ok_or(ReadError::Unavailable);
+                }
+                Err(error) => note_failure(lane, &error),
+            }
+        }
+        found_profile(self.without_store(user, &key, view)?).ok_or(ReadError::Unavailable)
+    }
+
+    /// A page of this user's tasks.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when neither the store nor the buffer can be read.
+    pub async fn list_tasks(&self, user: &UserId, query: &TaskQuery) -> Result<TaskPage, ReadError> {
+        let views = self.pending_tasks(user).await?;
+        if self.is_embedded() {
+            let items = views.into_iter().filter_map(|(id, view)| Some((id, synced(task(view.state)?)))).collect();
+            return Ok(page(query, items, true));
+        }
+        if let Some(lane) = self.0.postgres_up() {
+            match self.list_over_store(lane, user, query, &views).await {
+                Ok(items) => return Ok(page(query, items, true)),
+                Err(error) => note_failure(lane, &error),
+            }
+        }
+        Ok(page(query, self.list_without_store(user, views), false))
+    }
+
+    async fn pending(&self, user: &UserId, key: &ResourceKey) -> Result<Option<PendingView>, ReadError> {
+        let (user, key) = (user.clone(), key.clone());
+        match self.0.read(move |reader| reader.find_pending(&user, &key)).await {
+            Ok(view) => Ok(view),
+            Err(error) => self.without_buffer(&error).map(|()| None),
+        }
+    }
+
+    async fn pending_tasks(&self, user: &UserId) -> Result<Vec<(TaskId, PendingView)>, ReadError> {
+        let owner = user.clone();
+        let views = match self.0.read(move |reader| reader.list_pending(&owner)).await {
+            Ok(views) => views,
+            Err(error) => return self.without_buffer(&error).map(|()| Vec::new()),
+        };
+        let tasks = views.into_iter().filter_map(|(key, view)| match key {
+            ResourceKey::Task(id) => Some((id, view)),
+            ResourceKey::Profile(_) | ResourceKey::Session(_) => None,
+        });
+        Ok(tasks.collect())
+    }
+
+    /// A buffer that can't be read counts as empty while PostgreSQL serves; without both nothing is known.
+    fn without_buffer(&self, error: &crate::buffer::BufferError) -> Result<(), ReadError> {
+        tracing::warn!(%error, "can't read the buffer");
+        self.0.postgres_up().map(|_| ()).ok_or(ReadError::Unavailable)
+    }
+
+    /// What the store said, merged with what is pending; remembered for an outage.
+    fn over_store(
+        &self,
+        user: &UserId,
+        key: ResourceKey,
+        stored: Option<State>,
+        view: Option<PendingView>,
+    ) -> Option<Found<State>> {
+        let sync_state = if view.is_some() { SyncState::Pending } else { SyncState::Synced };
+        let state = merged([stored, view.map(|view| view.state)]).filter(is_known)?;
+        self.0.buffer.clock().observe(state.newest());
+        self.0.cache.remember(user, key, &state);
+        Some(Found { value: state, sync_state, age: None })
+    }
+
+    /// What the node knows by itself.
+    fn without_store(
+        &self,
+        user: &UserId,
+        key: &ResourceKey,
+        view: Option<PendingView>,
+    ) -> Result<Found<State>, ReadError> {
+        let remembered = self.0.cache.find(user, key);
+        let (sync_state, age) = match &view {
+            Some(_) => (SyncState::Pending, None),
+            None => (SyncState::Stale, remembered.as_ref().map(|remembered| remembered.age())),
+        };
+        let known = merged([remembered.map(|remembered| remembered.state), view.map(|view| view.state)]);
+        known.filter(is_known).map(|value| Found { value, sync_state, age }).ok_or(ReadError::Unavailable)
+    }
+
+    async fn stored_profile(
+        &self,
+        lane: &Lane<Postgres>,
+        user: &UserId,
+        claims: &Claims,
+    ) -> Result<ProfileState, StoreError> {
+        if let Some(profile) = lane.store.find_profile(user).await? {
+            return Ok(profile);
+        }
+        let first = ProfileState::provisioned(claims, self.0.buffer.clock().stamp());
+        lane.store.insert_profile_if_absent(user, &first).await
+    }
+
+    async fn embedded_profile(
+        &self,
+        user: &UserId,
+        claims: &Claims,
+        view: Option<PendingView>,
+    ) -> Result<Found<ProfileState>, ReadError> {
+        if let Some(found) = view.and_then(|view| profile(view.state)) {
+            return Ok(synced(found));
+        }
+        let folded = self.0.buffer.fold(provisioning(user, claims, self.now())).await;
+        let state = folded.ok().and_then(|folded| folded.state).and_then(profile);
+        state.map(synced).ok_or(ReadError::Unavailable)
+    }
+
+    async fn list_over_store(
+        &self,
+        lane: &Lane<Postgres>,
+        user: &UserId,
+        query: &TaskQuery,
+        views: &[(TaskId, PendingView)],
+    ) -> Result<Vec<(TaskId, Found<TaskState>)>, StoreError> {
+        let ids: Vec<TaskId> = views.iter().map(|(id, _)| *id).collect();
+        let one_more = TaskQuery { limit: query.limit + 1, ..query.clone() };
+        let mut items = Vec::new();
+        for (id, state) in lane.store.list_tasks(user, &one_more, &ids).await? {
+            self.0.cache.remember(user, ResourceKey::Task(id), &State::Task(state.clone()));
+            items.push((id, synced(state)));
+        }
+        let mut stored = std::collections::HashMap::new();
+        for some in ids.chunks(IDS_PER_STATEMENT) {
+            stored.extend(lane.store.find_tasks(user, some).await?);
+        }
+        for (id, view) in views {
+            let row = stored.remove(id).map(State::Task);
+            let state = merged([row, Some(view.state.clone())]).and_then(task);
+            items.extend(state.map(|value| (*id, Found { value, sync_state: SyncState::Pending, age: None })));
+        }
+        Ok(items)
+    }
+
+    fn list_without_store(
+        &self,
+        user: &UserId,
+        views: Vec<(TaskId, PendingView)>,
+    ) -> Vec<(TaskId, Found<TaskState>)> {
+        let views: std::collections::HashMap<TaskId, PendingView> = views.into_iter().collect();
+        let mut keys: Vec<ResourceKey> = self.0.cache.list(user).into_iter().map(|(key, _)| key).collect();
+        keys.extend(views.keys().map(|id| ResourceKey::Task(*id)));
+        keys.sort_unstable();
+        keys.dedup();
+        let known = keys.into_iter().filter_map(|key| {
+            let ResourceKey::Task(id) = key else { return None };
+            let found = self.without_store(user, &key, views.get(&id).cloned()).ok()?;
+            Some((id, found_task(found)?))
+        });
+        known.collect()
+    }
+}
+
+/// The operation that makes a profile at first sight, in embedded mode.
+fn provisioning(user: &UserId, claims: &Claims, now: crate::domain::Timestamp) -> Operation {
+    Operation {
+        id: OperationId::generate(),
+        stamp: Stamp::ZERO,
+        user_id: user.clone(),
+        kind: Kind::Create,
+        body: Body::Profile {
+            change: ProfileState::default(),
+            provision: ProfileState::provisioned(claims, Stamp::ZERO),
+        },
+        precondition: None,
+        idempotency: None,
+        accepted_at: now,
+        priority: Priority::ALL[1],
+        buffered: false,
+    }
+}
+
+/// Keeps what the query selects, in its order, up to its limit.
+fn page(query: &TaskQuery, items: Vec<(TaskId, Found<TaskState>)>, complete: bool) -> TaskPage {
+    let mut items: Vec<_> = items.into_iter().filter(|(id, found)| query.selects(*id, &found.value)).collect();
+    items.sort_by(|(one_id, one), (other_id, other)| {
+        query.compare((query.key(&one.value), *one_id), (query.key(&other.value), *other_id))
+    });
+    let has_more = items.len() > query.limit;
+    items.truncate(query.limit);
+    TaskPage { items, has_more, complete }
+}
+
+fn note_failure(lane: &Lane<Postgres>, error: &StoreError) {
+    lane.health.report_failure(error);
+    tracing::debug!(%error, "reading from postgres failed; answering from what the node knows");
+}
+
+/// Whether all of a resource is known: its fields, or that it was deleted.
+fn is_known(state: &State) -> bool {
+    state.is_complete() || state.deleted().is_some()
+}
+
+fn synced<T>(value: T) -> Found<T> {
+    Found { value, sync_state: SyncState::Synced, age: None }
+}
+
+fn task(state: State) -> Option<TaskState> {
+    match state {
+        State::Task(task) => Some(task),
+        State::Profile(_) => None,
+    }
+}
+
+fn profile(state: State) -> Option<ProfileState> {
+    match state {
+        State::Profile(profile) => Some(profile),
+        State::Task(_) => None,
+    }
+}
+
+fn found_task(found: Found<State>) -> Option<Found<TaskState>> {
+    let Found { value, sync_state, age } = found;
+    task(value).map(|value| Found { value, sync_state, age })
+}
+
+fn found_profile(found: Found<State>) -> Option<Found<ProfileState>> {
+    let Found { value, sync_state, age } = found;
+    profile(value).filter(ProfileState::is_complete).map(|value| Found { value, sync_state, age })
+}

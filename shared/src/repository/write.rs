@@ -1,0 +1,273 @@
+//! Writing: straight to the store, or to the buffer.
+
+use std::sync::PoisonError;
+
+use crate::buffer::{BufferError, PendingView, Slot};
+use crate::domain::{
+    Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome, Rejection, State, UserId,
+};
+use crate::health::StoreHealth;
+use crate::store::FailureClass;
+use crate::store::StoreError;
+use crate::store::postgres::{Applied, Postgres};
+use crate::telemetry::metric;
+
+use super::answer::{WriteError, WritePath, Written};
+use super::core::{Lane, Repository};
+
+/// Times a direct write is stamped anew after meeting a faster clock. The first new stamp exceeds all it met, so a
+/// second meeting takes a writer that is faster again at that very moment.
+const RESTAMPS_MAX: usize = 5;
+
+/// How a direct attempt ended.
+enum Attempt {
+    Done(Box<Written>),
+    Refused(Rejection),
+    /// Not done, or nobody knows: `true` where it may have been done.
+    Elsewhere {
+        operation: Box<Operation>,
+        maybe_done: bool,
+    },
+    /// The store will not take it, now or later.
+    Impossible,
+}
+
+impl Repository {
+    /// Accepts a write of a task or a profile. The operation comes without a stamp.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; the write isn't accepted then.
+    pub async fn write(&self, operation: Operation) -> Result<Written, WriteError> {
+        let _running = match &operation.idempotency {
+            Some(idempotency) => Some(self.claim_key(&operation.user_id, &idempotency.key)?),
+            None => None,
+        };
+        let written = self.write_claimed(operation).await?;
+        let path = match written.path {
+            WritePath::Direct => "direct",
+            WritePath::Buffered => "buffered",
+        };
+        if !written.replayed {
+            metrics::counter!(metric::ACCEPTED_TOTAL, "path" => path, "entity" => written.operation.entity.as_str())
+                .increment(1);
+        }
+        Ok(written)
+    }
+
+    async fn write_claimed(&self, operation: Operation) -> Result<Written, WriteError> {
+        let pending = self.pending_of(&operation).await;
+        if let Some(replayed) = replay_of(&operation, pending.as_ref(), self.is_embedded())? {
+            return Ok(replayed);
+        }
+        if self.is_embedded() {
+            return self.write_embedded(operation).await;
+        }
+        let Some(lane) = self.0.postgres_up().filter(|_| pending.is_none()) else {
+            return self.write_buffered(operation, pending, Slot::Ordinary).await;
+        };
+        match self.attempt(lane, operation).await {
+            Attempt::Done(written) => Ok(*written),
+            Attempt::Refused(rejection) => Err(WriteError::Rejected(rejection)),
+            Attempt::Impossible => Err(WriteError::Unavailable),
+            Attempt::Elsewhere { operation, maybe_done } => {
+                let slot = if maybe_done { Slot::Reserved } else { Slot::Ordinary };
+                self.write_buffered(*operation, None, slot).await
+            }
+        }
+    }
+
+    /// What is pending of the operation's resource. A buffer that can't be read counts as empty: PostgreSQL alone
+    /// still serves.
+    async fn pending_of(&self, operation: &Operation) -> Option<PendingView> {
+        let (user, key) = (operation.user_id.clone(), operation.resource());
+        match self.0.read(move |reader| reader.find_pending(&user, &key)).await {
+            Ok(view) => view,
+            Err(error) => {
+                tracing::warn!(%error, "can't read the buffer before a write");
+                None
+            }
+        }
+    }
+
+    async fn write_embedded(&self, operation: Operation) -> Result<Written, WriteError> {
+        let record = OperationRecord::pending(&operation);
+        let folded = self.0.buffer.fold(operation).await.map_err(refusal)?;
+        match folded.outcome {
+            Outcome::Rejected(rejection) => Err(WriteError::Rejected(rejection)),
+            outcome => Ok(Written {
+                path: WritePath::Direct,
+                state: shown(folded.state),
+                created: folded.created,
+                operation: OperationRecord { state: state_of(&outcome), ..record },
+                replayed: false,
+            }),
+        }
+    }
+
+    /// Tries the store. A write that turns out superseded has met a faster clock: it observes that and is stamped
+    /// anew, since a write the store is answering now is the newest there is.
+    async fn attempt(&self, lane: &Lane<Postgres>, mut operation: Operation) -> Attempt {
+        let clock = self.0.buffer.clock();
+        for _ in 0..RESTAMPS_MAX {
+            operation.restamp(clock.stamp());
+            let applied = match self.apply(lane, &operation).await {
+                Ok(applied) => applied,
+                Err(failure) => return after_failure(&lane.health, failure, operation),
+            };
+            if let Some(state) = &applied.state {
+                clock.observe(state.newest());
+                self.0.cache.remember(&operation.user_id, operation.resource(), state);
+            }
+            match applied.outcome {
+                Outcome::Rejected(rejection) => return Attempt::Refused(rejection),
+                Outcome::Superseded if applied.replayed.is_none() && !is_deleted(applied.state.as_ref()) => {}
+                outcome => return Attempt::Done(Box::new(written_direct(&operation, &outcome, applied))),
+            }
+        }
+        Attempt::Elsewhere { operation: Box::new(operation), maybe_done: false }
+    }
+
+    /// One attempt, given up as soon as the store is known to be down.
+    async fn apply(&self, lane: &Lane<Postgres>, operation: &Operation) -> Result<Applied, Option<StoreError>> {
+        let batch = std::slice::from_ref(operation);
+        let answered = tokio::select! {
+            answered = lane.store.apply(batch) => answered.map_err(Some)?,
+            () = lane.health.went_down() => return Err(None),
+        };
+        answered.into_iter().next().ok_or(None)
+    }
+
+    /// Accepts a write into the buffer.
+    async fn write_buffered(
+        &self,
+        operation: Operation,
+        pending: Option<PendingView>,
+        slot: Slot,
+    ) -> Result<Written, WriteError> {
+        let (user, key) = (operation.user_id.clone(), operation.resource());
+        let known = self.0.cache.find(&user, &key).map(|remembered| remembered.state);
+        let base = if pending.is_none() { known.clone() } else { None };
+        let accepted = self.0.buffer.append(operation, base, slot).await.map_err(refusal)?;
+        let parts = [known, pending.map(|view| view.state), accepted.change()];
+        let state = merged(parts);
+        if let Some(state) = &state {
+            self.0.cache.remember(&user, key, state);
+        }
+        Ok(Written {
+            path: WritePath::Buffered,
+            state: shown(state),
+            created: accepted.kind == Kind::Create,
+            operation: OperationRecord::pending(&accepted),
+            replayed: false,
+        })
+    }
+
+    fn claim_key(&self, user: &UserId, key: &IdempotencyKey) -> Result<KeyClaim<'_>, WriteError> {
+        let claim = (user.clone(), key.clone());
+        let mut keys = self.0.keys_in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        if !keys.insert(claim.clone()) {
+            return Err(WriteError::KeyInUse);
+        }
+        Ok(KeyClaim { repository: self, claim })
+    }
+}
+
+/// An idempotency key whose first request runs.
+struct KeyClaim<'r> {
+    repository: &'r Repository,
+    claim: (UserId, IdempotencyKey),
+}
+
+impl Drop for KeyClaim<'_> {
+    fn drop(&mut self) {
+        let mut keys = self.repository.0.keys_in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.remove(&self.claim);
+    }
+}
+
+fn after_failure(health: &StoreHealth, failure: Option<StoreError>, operation: Operation) -> Attempt {
+    let operation = Box::new(operation);
+    let Some(error) = failure else {
+        return Attempt::Elsewhere { operation, maybe_done: true };
+    };
+    health.report_failure(&error);
+    match error.class() {
+        FailureClass::Item => {
+            tracing::error!(operation_id = %operation.id, %error, "postgres will not take a valid write");
+            Attempt::Impossible
+        }
+        class => {
+            tracing::debug!(operation_id = %operation.id, %error, ?class, "direct write goes to the buffer");
+            Attempt::Elsewhere { operation, maybe_done: error.outcome_unknown() }
+        }
+    }
+}
+
+fn written_direct(operation: &Operation, outcome: &Outcome, applied: Applied) -> Written {
+    let record = OperationRecord { state: state_of(outcome), ..OperationRecord::pending(operation) };
+    let replayed = applied.replayed.is_some();
+    Written {
+        path: WritePath::Direct,
+        state: shown(applied.state),
+        created: applied.created || (replayed && operation.kind == Kind::Create),
+        operation: applied.replayed.unwrap_or(record),
+        replayed,
+    }
+}
+
+fn state_of(outcome: &Outcome) -> OperationState {
+    match outcome {
+        Outcome::Applied => OperationState::Applied,
+        Outcome::Superseded => OperationState::Superseded,
+        Outcome::Rejected(_) => OperationState::Dead,
+    }
+}
+
+fn is_deleted(state: Option<&State>) -> bool {
+    state.is_some_and(|state| state.deleted().is_some())
+}
+
+/// A record that can be shown: complete, and not deleted.
+fn shown(state: Option<State>) -> Option<State> {
+    state.filter(State::is_complete)
+}
+
+/// Records of one resource, merged.
+pub(super) fn merged(parts: impl IntoIterator<Item = Option<State>>) -> Option<State> {
+    parts.into_iter().flatten().reduce(|mut whole, part| {
+        whole.merge(&part);
+        whole
+    })
+}
+
+fn refusal(error: BufferError) -> WriteError {
+    match error {
+        BufferError::Full { .. } | BufferError::DiskFull { .. } => WriteError::Full,
+        error => {
+            tracing::error!(%error, "the buffer can't take a write");
+            WriteError::Unavailable
+        }
+    }
+}
+
+/// The answer to a repeat, under an idempotency key, of a write that still waits.
+fn replay_of(
+    operation: &Operation,
+    pending: Option<&PendingView>,
+    embedded: bool,
+) -> Result<Option<Written>, WriteError> {
+    let (Some(wanted), Some(view)) = (&operation.idempotency, pending) else { return Ok(None) };
+    let same_key = |known: &Idempotency| known.key == wanted.key;
+    let first = view.operations.iter().find(|item| item.operation.idempotency.as_ref().is_some_and(same_key));
+    let Some(first) = first else { return Ok(None) };
+    if first.operation.idempotency.as_ref().is_some_and(|known| known.fingerprint != wanted.fingerprint) {
+        return Err(WriteError::Rejected(Rejection::KeyReused));
+    }
+    Ok(Some(Written {
+        path: if embedded { WritePath::Direct } else { WritePath::Buffered },
+        state: shown(Some(view.state.clone())),
+        created: first.operation.kind == Kind::Create,
+        operation: first.record(),
+        replayed: true,
+    }))
+}

@@ -1,0 +1,239 @@
+//! The one way by which tasks and profiles change.
+//!
+//! A lone operation that leaves no record is one statement, merged by PostgreSQL. Everything else (and what that
+//! statement did not touch) is a transaction: read the ledger, lock the rows, judge and merge in Rust, write each
+//! resource once, write the ledger. Both decide as [`judge`](crate::domain::judge) and the records' `merge` do, so
+//! it doesn't matter which of them an operation takes, nor in which company.
+
+use std::collections::HashSet;
+
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+
+use super::errors::is_race;
+use super::ledger::{self, LedgerArrays, LedgerColumns};
+use super::recall::{Recalled, Recollection};
+use super::resources::Resources;
+use super::{profile, task};
+use crate::domain::{
+    Body, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection, Row, State, UserId,
+};
+use crate::store::{FailureClass, StoreError};
+
+/// How often a transaction is run when others are faster each time. A second run meets what the first one lost to,
+/// so a third is rare.
+const ATTEMPTS: usize = 5;
+
+/// What became of one operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether it took effect; of a repeat, what was answered first.
+    pub outcome: Outcome,
+    /// The resource as it is now, a tombstone included; `None` where there is none or it is another user's.
+    pub state: Option<State>,
+    /// Whether this operation made the resource.
+    pub created: bool,
+    /// The record of the first time, when this is a repeat.
+    pub replayed: Option<OperationRecord>,
+}
+
+/// Applies operations in their order, all or nothing. Returns as many answers, in the same order.
+pub(super) async fn apply(
+    connection: &mut PgConnection,
+    operations: &[Operation],
+) -> Result<Vec<Applied>, StoreError> {
+    if operations.iter().any(|operation| matches!(operation.body, Body::Session(_))) {
+        return Err(StoreError::new(FailureClass::Item, "sessions are not kept in postgres"));
+    }
+    if let [operation] = operations
+        && let Some(applied) = merge_alone(connection, operation).await?
+    {
+        return Ok(vec![applied]);
+    }
+    for _ in 0..ATTEMPTS {
+        if let Some(applied) = attempt(connection, operations).await? {
+            return Ok(applied);
+        }
+    }
+    Err(StoreError::new(FailureClass::Contended, "other transactions were faster each time"))
+}
+
+/// The short way: one statement and round trip. `None` when the operation has to go the long way.
+async fn merge_alone(
+    connection: &mut PgConnection,
+    operation: &Operation,
+) -> Result<Option<Applied>, sqlx::Error> {
+    if operation.leaves_record() {
+        return Ok(None);
+    }
+    let owner = &operation.user_id;
+    let merged = match (&operation.body, operation.change().and_then(|change| change.deleted())) {
+        (Body::Task { id, change }, None) => task::merge(connection, *id, owner, change).await?,
+        (Body::Task { id, change }, Some(deleted)) if change.created.is_none() => {
+            task::delete(connection, *id, owner, deleted).await?
+        }
+        (Body::Profile { change, provision }, None) => {
+            let mut first = provision.clone();
+            first.merge(change);
+            profile::merge(connection, owner, &first, change).await?
+        }
+        _ => None,
+    };
+    Ok(merged.map(|row| answer_merged(operation, row)))
+}
+
+/// After a merge a field has the operation's stamp exactly where the operation was the newest.
+fn answer_merged(operation: &Operation, row: Row) -> Applied {
+    let advanced = operation.change().is_some_and(|change| change.advances(&row.state));
+    let applied = advanced || row.state.deleted().is_some();
+    let outcome = if applied { Outcome::Applied } else { Outcome::Superseded };
+    let created = applied && made(operation, &row.state);
+    Applied { outcome, state: Some(row.state), created, replayed: None }
+}
+
+/// The long way, once. `None` when another transaction was faster: nothing is written, and it has to be run again.
+async fn attempt(
+    connection: &mut PgConnection,
+    operations: &[Operation],
+) -> Result<Option<Vec<Applied>>, StoreError> {
+    let mut transaction = connection.begin().await?;
+    match settle(&mut transaction, operations).await {
+        Ok(Some(applied)) => {
+            transaction.commit().await?;
+            Ok(Some(applied))
+        }
+        Ok(None) => {
+            transaction.rollback().await?;
+            Ok(None)
+        }
+        Err(error) => {
+            transaction.rollback().await?;
+            if is_race(&error) { Ok(None) } else { Err(error.into()) }
+        }
+    }
+}
+
+async fn settle(
+    connection: &mut PgConnection,
+    operations: &[Operation],
+) -> Result<Option<Vec<Applied>>, sqlx::Error> {
+    let mut applied = Vec::with_capacity(operations.len());
+    for run in runs(operations) {
+        match settle_run(connection, run).await? {
+            Some(answers) => applied.extend(answers),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(applied))
+}
+
+/// Cuts the operations where an id or a key comes a second time, so that the second finds the record of the first.
+fn runs(operations: &[Operation]) -> Vec<&[Operation]> {
+    let mut ids: HashSet<(&UserId, OperationId)> = HashSet::with_capacity(operations.len());
+    let mut keys: HashSet<(&UserId, &IdempotencyKey)> = HashSet::new();
+    let mut runs = Vec::new();
+    let mut start = 0;
+    for (index, operation) in operations.iter().enumerate() {
+        let key = operation.idempotency.as_ref().map(|idempotency| (&operation.user_id, &idempotency.key));
+        let id = (&operation.user_id, operation.id);
+        if ids.contains(&id) || key.is_some_and(|key| keys.contains(&key)) {
+            runs.push(&operations[start..index]);
+            start = index;
+            ids.clear();
+            keys.clear();
+        }
+        ids.insert(id);
+        keys.extend(key);
+    }
+    runs.push(&operations[start..]);
+    runs
+}
+
+/// `None` when rows appeared that weren't there to be locked.
+async fn settle_run(connection: &mut PgConnection, run: &[Operation]) -> Result<Option<Vec<Applied>>, sqlx::Error> {
+    let recollection = Recollection::read(connection, run).await?;
+    let mut resources = Resources::lock(connection, run).await?;
+    let mut records = LedgerArrays::default();
+    let mut applied = Vec::with_capacity(run.len());
+    for operation in run {
+        let (outcome, replayed) = match recollection.recall(operation)? {
+            Recalled::Done(outcome, record) => (outcome, Some(record)),
+            Recalled::Refused(rejection) => (Outcome::Rejected(rejection), None),
+            Recalled::New => (resources.settle(operation), None),
+        };
+        if replayed.is_none() && operation.leaves_record() && is_final(operation, &outcome) {
+            records.push(LedgerColumns::of(operation, &outcome));
+        }
+        let state = resources.visible_to(operation);
+        let created = outcome == Outcome::Applied && state.as_ref().is_some_and(|state| made(operation, state));
+        applied.push(Applied { outcome, state, created, replayed });
+    }
+    if !resources.write(connection).await? {
+        return Ok(None);
+    }
+    if !records.is_empty() {
+        ledger::insert(connection, &records).await?;
+    }
+    Ok(Some(applied))
+}
+
+/// Whether an outcome is worth a record. What isn't there may still come from another node, and is tried again; a
+/// direct write that met a faster clock is stamped anew, and applied again under the same id.
+fn is_final(operation: &Operation, outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Applied => true,
+        Outcome::Superseded => operation.buffered,
+        Outcome::Rejected(rejection) => *rejection != Rejection::NotFound,
+    }
+}
+
+/// Whether this operation's is the write that made the resource.
+fn made(operation: &Operation, state: &State) -> bool {
+    let (first, created) = match (&operation.body, state) {
+        (Body::Task { change, .. }, State::Task(task)) => (change.created, task.created),
+        (Body::Profile { change, provision }, State::Profile(profile)) => {
+            (change.created.or(provision.created), profile.created)
+        }
+        _ => (None, None),
+    };
+    first.is_some() && first == created
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Idempotency, Kind, Precondition, Priority, Stamp, TaskId, TaskState, Timestamp};
+
+    fn operation(id: OperationId, key: Option<&str>) -> Operation {
+        Operation {
+            id,
+            stamp: Stamp::from_i64(1),
+            user_id: UserId::parse("ann").expect("valid"),
+            kind: Kind::Update,
+            body: Body::Task { id: TaskId::generate(), change: TaskState::default() },
+            precondition: Some(Precondition::Exists),
+            idempotency: key.map(|key| Idempotency {
+                key: IdempotencyKey::parse(key).expect("valid"),
+                fingerprint: [0; 32],
+            }),
+            accepted_at: Timestamp::from_micros(0),
+            priority: Priority::default(),
+            buffered: false,
+        }
+    }
+
+    #[test]
+    fn a_slice_is_cut_before_each_repeat_of_an_id_or_a_key() {
+        let [a, b, c] = [OperationId::generate(), OperationId::generate(), OperationId::generate()];
+        let slice = [
+            operation(a, None),
+            operation(b, Some("k")),
+            operation(a, None),
+            operation(c, Some("k")),
+            operation(b, Some("k")),
+        ];
+        let lengths: Vec<usize> = runs(&slice).into_iter().map(<[Operation]>::len).collect();
+        assert_eq!(lengths, [2, 2, 1]);
+        assert_eq!(runs(&slice[..2]).len(), 1);
+    }
+}

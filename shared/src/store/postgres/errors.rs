@@ -1,0 +1,121 @@
+//! What PostgreSQL's failures mean: the one table from SQLSTATE to [`FailureClass`].
+
+use sqlx::error::DatabaseError;
+use sqlx::migrate::MigrateError;
+
+use crate::store::FailureClass::{self, Contended, Item, Systemic, Unavailable};
+use crate::store::StoreError;
+
+/// Codes or their beginnings (PostgreSQL's documentation, appendix A), the first that fits counts; with the class
+/// and our words for it.
+///
+/// 58 is a failing disk of the server. 26 and 0A000 come with prepared statements: a pooler that doesn't keep them,
+/// and a table whose columns were changed under one (gone with a new connection).
+const MEANINGS: &[(&str, FailureClass, &str)] = &[
+    ("08", Unavailable, "the connection to postgres failed"),
+    ("25006", Unavailable, "postgres takes no writes: it is a standby, or set to read-only"),
+    ("53", Unavailable, "postgres is out of connections, memory or disk"),
+    ("57014", Contended, "postgres took too long and gave up"),
+    ("57P", Unavailable, "postgres is starting or stopping"),
+    ("58", Unavailable, "postgres can't use its own files"),
+    ("0A000", Contended, "postgres must prepare the statement anew"),
+    ("40", Contended, "other transactions were in the way"),
+    ("55P03", Contended, "a row is locked by another transaction"),
+    ("26", Systemic, "a pooler loses prepared statements: set DB_STATEMENT_CACHE=0"),
+    ("28", Systemic, "postgres refuses the user or the password"),
+    ("3D", Systemic, "the database does not exist"),
+    ("42501", Systemic, "the database role lacks a right"),
+    ("42", Systemic, "the schema is missing or too old: run syncd migrate"),
+    ("", Item, "postgres refuses the data"),
+];
+
+/// When something failed: before the work was sent, nothing can have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Connecting,
+    Asking,
+}
+
+/// Translates a driver's error.
+pub(super) fn classify(error: sqlx::Error, phase: Phase) -> StoreError {
+    match error {
+        sqlx::Error::Database(refusal) => refused(refusal),
+        sqlx::Error::Configuration(_) => StoreError::new(Systemic, "the settings for postgres don't fit").caused_by(error),
+        sqlx::Error::Tls(_) => StoreError::new(Systemic, "TLS with postgres failed: check its certificate and DB_SSLMODE").caused_by(error),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => {
+            StoreError::new(Item, "the database holds what this program can't read").caused_by(error)
+        }
+        _ if phase == Phase::Connecting => StoreError::new(Unavailable, "postgres can't be reached").caused_by(error),
+        _ => StoreError::new(Unavailable, "the connection to postgres broke").with_answer_lost().caused_by(error),
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    /// The failure of a request that was sent.
+    fn from(error: sqlx::Error) -> Self {
+        classify(error, Phase::Asking)
+    }
+}
+
+/// Translates what sqlx says of migrations.
+pub(super) fn classify_migration(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error, Phase::Asking),
+        MigrateError::VersionMismatch(version) => {
+            StoreError::new(Systemic, format!("migration {version} is not the one this database was made with"))
+        }
+        other => StoreError::new(Systemic, "the migrations can't be applied").caused_by(other),
+    }
+}
+
+/// Whether a transaction failed only because another one was faster, and goes well when it is run again: a
+/// serialization failure, a deadlock, or another request under the same idempotency key.
+pub(super) fn is_race(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "23505"))
+}
+
+fn refused(refusal: Box<dyn DatabaseError>) -> StoreError {
+    let code = refusal.code().unwrap_or_default().into_owned();
+    let (class, summary) = meaning(&code);
+    let error = StoreError::new(class, format!("{summary} ({code})")).with_refusal(Some(&code));
+    error.caused_by(refusal)
+}
+
+fn meaning(code: &str) -> (FailureClass, &'static str) {
+    let found = MEANINGS.iter().find(|(beginning, ..)| code.starts_with(beginning));
+    found.map_or((Item, "postgres refuses the data"), |(_, class, summary)| (*class, *summary))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sqlstate_has_the_class_that_says_what_to_do() {
+        let expected = [
+            (Unavailable, "08000 08006 53100 53300 57P01 57P02 57P03 25006 58030"),
+            (Contended, "40001 40P01 55P03 57014 0A000"),
+            (Systemic, "42P01 42703 42501 28P01 28000 3D000 26000"),
+            (Item, "21000 22001 22021 23505 23514 54000 XX000 25001"),
+        ];
+        for (class, codes) in expected {
+            for code in codes.split(' ') {
+                assert_eq!(meaning(code).0, class, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_lost_answer_leaves_the_outcome_unknown() {
+        assert!(classify(sqlx::Error::Protocol("x".into()), Phase::Asking).outcome_unknown());
+        assert!(!classify(sqlx::Error::Protocol("x".into()), Phase::Connecting).outcome_unknown());
+    }
+
+    #[test]
+    fn the_text_never_shows_what_the_driver_said() {
+        let error = std::io::Error::other("postgres://ann:secret@db/x");
+        let error = classify(sqlx::Error::Io(error), Phase::Connecting);
+        assert_eq!(error.to_string(), "postgres can't be reached");
+    }
+}

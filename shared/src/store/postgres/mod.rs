@@ -1,0 +1,24 @@
+//! PostgreSQL: tasks, profiles, and what became of operations. SQL is found here and nowhere else.
+
+mod client;
+mod session;
+
+mod apply;
+mod recall;
+mod resources;
+
+mod ledger;
+mod list;
+mod profile;
+mod task;
+mod values;
+
+mod errors;
+mod migrate;
+mod probe;
+
+pub use apply::Applied;
+pub use client::{KeyRecord, Postgres};
+pub use ledger::RECORD_DAYS;
+pub use migrate::MigrationReport;
+pub use session::Timeouts;

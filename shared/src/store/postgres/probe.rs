@@ -1,0 +1,88 @@
+//! The health probe: a real write, on a connection of its own, so that it neither waits for a busy pool nor finds
+//! well what can only be read.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sqlx::postgres::PgConnection;
+use tokio::time::Instant;
+
+use super::migrate::newest_version;
+use super::session::Sessions;
+use crate::health::Probed;
+use crate::store::pool::{Connector as _, Reserved};
+use crate::store::{FailureClass, StoreError};
+
+/// Rows that probes write. Processes choose one at random; should two choose the same, they wait for each other for
+/// the length of a commit.
+const SLOTS: i16 = 1024;
+
+/// The probe of one process.
+pub(super) struct WriteProbe {
+    connection: Reserved<PgConnection>,
+    slot: i16,
+}
+
+impl WriteProbe {
+    /// Not connected.
+    pub(super) fn new() -> Self {
+        WriteProbe { connection: Reserved::new(), slot: rand::random_range(0..SLOTS) }
+    }
+
+    /// Writes. A connection that fails, or is given up on, is not used again.
+    pub(super) async fn run(&self, sessions: &Sessions) -> Result<Probed, StoreError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect(sessions).await?,
+        };
+        let slot = self.slot;
+        let probed = sessions.run(&mut connection, async |connection| write(connection, slot).await).await?;
+        self.connection.keep(connection);
+        Ok(probed)
+    }
+}
+
+async fn connect(sessions: &Sessions) -> Result<PgConnection, StoreError> {
+    let mut connection = sessions.connect().await?;
+    sessions.run(&mut connection, async |connection| check_schema(connection).await).await?;
+    Ok(connection)
+}
+
+/// A schema older than this binary would fail each write, one by one.
+async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let version = sqlx::query_scalar!("SELECT max(version) FROM _sqlx_migrations WHERE success");
+    let version = version.fetch_one(connection).await?.unwrap_or(0);
+    if version < newest_version() {
+        let summary = "the schema is older than this program: run syncd migrate";
+        return Err(StoreError::new(FailureClass::Systemic, summary));
+    }
+    Ok(())
+}
+
+async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, StoreError> {
+    let started = Instant::now();
+    let clock_offset_ms = clock_offset_ms(connection).await?;
+    let database_id = sqlx::query_scalar!(
+        "INSERT INTO holdfast_probes (slot, probed_at) VALUES ($1, clock_timestamp()) \
+         ON CONFLICT (slot) DO UPDATE SET probed_at = EXCLUDED.probed_at \
+         RETURNING (SELECT id FROM holdfast_database)",
+        slot,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Probed { latency: started.elapsed(), clock_offset_ms: Some(clock_offset_ms), database_id })
+}
+
+/// How far the database's clock is ahead: its time against ours in the middle of the round trip, as NTP does. Asked
+/// apart from the write, whose commit waits for a disk.
+async fn clock_offset_ms(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let asked_at_us = local_time_us();
+    let asked = Instant::now();
+    let theirs = sqlx::query_scalar!("SELECT clock_timestamp() AS \"now!\"").fetch_one(connection).await?;
+    let half_us = i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or(i64::MAX);
+    Ok((theirs.timestamp_micros() - asked_at_us.saturating_add(half_us)) / 1000)
+}
+
+fn local_time_us() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+}

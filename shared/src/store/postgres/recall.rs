@@ -1,0 +1,88 @@
+//! What is already known of operations that are about to be applied.
+
+use std::collections::HashMap;
+
+use sqlx::postgres::PgConnection;
+
+use super::ledger::{self, Recorded, Wanted};
+use crate::domain::{
+    Idempotency, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection, Timestamp, UserId,
+};
+
+/// The ledger's records of some operations, and of those under the same keys.
+pub(super) struct Recollection {
+    by_id: HashMap<(UserId, OperationId), Recorded>,
+    by_key: HashMap<(UserId, IdempotencyKey), Recorded>,
+    horizon: Option<Timestamp>,
+}
+
+/// What is known of one operation.
+pub(super) enum Recalled {
+    /// Nothing: it has to be judged.
+    New,
+    /// It was applied before, with this outcome.
+    Done(Outcome, OperationRecord),
+    /// It must not be judged at all.
+    Refused(Rejection),
+}
+
+impl Recollection {
+    /// Reads what the ledger knows; asks nothing when none of the operations can be in it.
+    pub(super) async fn read(connection: &mut PgConnection, operations: &[Operation]) -> Result<Self, sqlx::Error> {
+        let mut wanted = Wanted::default();
+        for operation in operations.iter().filter(|operation| operation.leaves_record()) {
+            wanted.id(&operation.user_id, operation.id);
+            if let Some(idempotency) = &operation.idempotency {
+                wanted.key(&operation.user_id, &idempotency.key);
+            }
+        }
+        let mut recollection =
+            Recollection { by_id: HashMap::new(), by_key: HashMap::new(), horizon: None };
+        if wanted.is_empty() {
+            return Ok(recollection);
+        }
+        for recorded in ledger::find(connection, &wanted).await? {
+            recollection.keep(recorded);
+        }
+        if operations.iter().any(depends_on_the_past) {
+            recollection.horizon = Some(ledger::horizon(connection).await?);
+        }
+        Ok(recollection)
+    }
+
+    fn keep(&mut self, recorded: Recorded) {
+        let user = &recorded.operation.user_id;
+        if let Some(idempotency) = &recorded.idempotency {
+            self.by_key.insert((user.clone(), idempotency.key.clone()), recorded.clone());
+        }
+        self.by_id.insert((user.clone(), recorded.operation.id), recorded);
+    }
+
+    /// What is known of this operation: by its id, else by its key.
+    pub(super) fn recall(&self, operation: &Operation) -> Result<Recalled, sqlx::Error> {
+        let user = &operation.user_id;
+        if let Some(recorded) = self.by_id.get(&(user.clone(), operation.id)) {
+            return Ok(Recalled::Done(recorded.outcome()?, recorded.operation.clone()));
+        }
+        if let Some(own) = &operation.idempotency
+            && let Some(recorded) = self.by_key.get(&(user.clone(), own.key.clone()))
+        {
+            return recall_by_key(own, recorded);
+        }
+        let is_too_old = depends_on_the_past(operation) && self.horizon.is_some_and(|horizon| operation.accepted_at < horizon);
+        Ok(if is_too_old { Recalled::Refused(Rejection::TooOld) } else { Recalled::New })
+    }
+}
+
+fn recall_by_key(own: &Idempotency, recorded: &Recorded) -> Result<Recalled, sqlx::Error> {
+    let first = recorded.idempotency.as_ref().map(|first| first.fingerprint);
+    if first != Some(own.fingerprint) {
+        return Ok(Recalled::Refused(Rejection::KeyReused));
+    }
+    Ok(Recalled::Done(recorded.outcome()?, recorded.operation.clone()))
+}
+
+/// Whether judging it again, after its record was removed, could give another answer than the first time.
+fn depends_on_the_past(operation: &Operation) -> bool {
+    operation.buffered && operation.precondition.is_some()
+}

@@ -1,0 +1,132 @@
+//! The tasks and profiles a transaction works on: locked, changed in memory, written once each.
+
+use std::collections::HashMap;
+
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::profile::{self, ProfileArrays, ProfileColumns};
+use super::task::{self, TaskArrays, TaskColumns};
+use crate::domain::{Operation, Outcome, ResourceKey, Row, State, judge};
+
+/// Resources by key.
+#[derive(Default)]
+pub(super) struct Resources {
+    by_key: HashMap<ResourceKey, Resource>,
+}
+
+#[derive(Default)]
+struct Resource {
+    row: Option<Row>,
+    is_stored: bool,
+    is_changed: bool,
+}
+
+impl Resources {
+    /// Locks and reads what the operations are about. What isn't there can't be locked: [`Self::write`] notices when
+    /// another transaction makes it meanwhile.
+    pub(super) async fn lock(connection: &mut PgConnection, operations: &[Operation]) -> Result<Self, sqlx::Error> {
+        let mut tasks: Vec<Uuid> = Vec::with_capacity(operations.len());
+        let mut users: Vec<String> = Vec::new();
+        for operation in operations {
+            match operation.resource() {
+                ResourceKey::Task(id) => tasks.push(id.as_uuid()),
+                ResourceKey::Profile(user) => users.push(user.as_str().to_owned()),
+                ResourceKey::Session(_) => {}
+            }
+        }
+        let mut resources = Resources::default();
+        if !tasks.is_empty() {
+            for (id, row) in task::lock(connection, &tasks).await? {
+                resources.keep(ResourceKey::Task(id), row);
+            }
+        }
+        if !users.is_empty() {
+            for row in profile::lock(connection, &users).await? {
+                resources.keep(ResourceKey::Profile(row.owner.clone()), row);
+            }
+        }
+        Ok(resources)
+    }
+
+    fn keep(&mut self, key: ResourceKey, row: Row) {
+        self.by_key.insert(key, Resource { row: Some(row), is_stored: true, is_changed: false });
+    }
+
+    /// Judges an operation, and merges it unless it is refused: also one that comes too late to set a field may
+    /// still be the earliest to have made the row. A tombstone never changes.
+    pub(super) fn settle(&mut self, operation: &Operation) -> Outcome {
+        let resource = self.by_key.entry(operation.resource()).or_default();
+        let current = resource.row.as_ref();
+        let outcome = judge(operation, current);
+        let is_tombstone = current.is_some_and(|row| row.state.deleted().is_some());
+        if is_tombstone || matches!(outcome, Outcome::Rejected(_)) {
+            return outcome;
+        }
+        let current = current.map(|row| &row.state);
+        if let Some(mut state) = operation.applied_to(current) {
+            if state.deleted().is_some() {
+                state.merge(&state.clone());
+            }
+            if current != Some(&state) {
+                resource.row = Some(Row { owner: operation.user_id.clone(), state });
+                resource.is_changed = true;
+            }
+        }
+        outcome
+    }
+
+    /// The operation's resource as it is now, if its user may see it.
+    pub(super) fn visible_to(&self, operation: &Operation) -> Option<State> {
+        let row = self.by_key.get(&operation.resource())?.row.as_ref()?;
+        (row.owner == operation.user_id).then(|| row.state.clone())
+    }
+
+    /// Writes what has changed, in order of key. `false` when another transaction has made one of the new rows
+    /// meanwhile: then what was judged is void.
+    pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let mut changed: Vec<(&ResourceKey, &Resource)> =
+            self.by_key.iter().filter(|(_, resource)| resource.is_changed).collect();
+        changed.sort_unstable_by_key(|(key, _)| *key);
+        let (stored, new): (Vec<_>, Vec<_>) = changed.into_iter().partition(|(_, resource)| resource.is_stored);
+        let (new, stored) = (Arrays::of(new), Arrays::of(stored));
+        if !new.tasks.is_empty() && task::insert(connection, &new.tasks).await? < new.tasks.rows() {
+            return Ok(false);
+        }
+        if !new.profiles.is_empty() && profile::insert(connection, &new.profiles).await? < new.profiles.rows() {
+            return Ok(false);
+        }
+        if !stored.tasks.is_empty() {
+            task::overwrite(connection, &stored.tasks).await?;
+        }
+        if !stored.profiles.is_empty() {
+            profile::overwrite(connection, &stored.profiles).await?;
+        }
+        Ok(true)
+    }
+}
+
+/// Resources, column by column.
+#[derive(Default)]
+struct Arrays<'a> {
+    tasks: TaskArrays<'a>,
+    profiles: ProfileArrays<'a>,
+}
+
+impl<'a> Arrays<'a> {
+    fn of(resources: Vec<(&'a ResourceKey, &'a Resource)>) -> Self {
+        let mut arrays = Arrays::default();
+        for (key, resource) in resources {
+            match (key, &resource.row) {
+                (ResourceKey::Task(id), Some(Row { owner, state: State::Task(task) })) => {
+                    arrays.tasks.push(TaskColumns::of(*id, owner, task));
+                }
+                (_, Some(Row { owner, state: State::Profile(profile) })) => {
+                    arrays.profiles.push(ProfileColumns::of(owner, profile));
+                }
+                _ => {}
+            }
+        }
+        arrays
+    }
+}

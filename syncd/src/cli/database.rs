@@ -1,0 +1,71 @@
+//! `syncd migrate` and `syncd adopt`: what is done to, or with, the database as a whole.
+
+use std::time::Duration;
+
+use holdfast_shared::buffer::{Lane, Reader};
+use holdfast_shared::config::{Config, PostgresConfig, exit};
+use holdfast_shared::health::Probe;
+use holdfast_shared::store::postgres::{Postgres, Timeouts};
+use uuid::Uuid;
+
+use super::run::held;
+use super::{output, place};
+use crate::lock::{self, Taken};
+use crate::{Failure, daemon};
+
+/// How long closing the buffer may take.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Brings the schema up to date.
+///
+/// # Errors
+/// When no database is configured, it can't be reached, or a migration fails.
+pub async fn migrate() -> Result<u8, Failure> {
+    let config = Config::load()?;
+    let postgres = connect(config.postgres.as_ref().ok_or_else(no_database)?);
+    let report = postgres.migrate().await?;
+    for name in &report.applied {
+        output::print(&format!("applied {name}\n"))?;
+    }
+    let (applied, already) = (report.applied.len(), report.already);
+    output::print(&format!("the schema is up to date: {applied} applied now, {already} before\n"))?;
+    Ok(exit::OK)
+}
+
+/// Makes the buffer belong to the configured database, or to none.
+///
+/// # Errors
+/// When a daemon runs, the database can't be reached, or the buffer can't be written.
+pub async fn adopt() -> Result<u8, Failure> {
+    let config = Config::load()?;
+    let lock = match lock::take(&config.buffer.path).map_err(Failure::io)? {
+        Taken::Lock(lock) => lock,
+        Taken::Held { by } => return Err(Failure::try_later(format!("{}: stop it first", held(&config, by)))),
+    };
+    let database = identify(&config).await?;
+    let buffer = place::buffer(&config).await?;
+    buffer.adopt(database).await?;
+    let waiting = buffer.read(Reader::snapshot).await?.waiting_in(Lane::Postgres);
+    daemon::close(buffer, CLOSE_DEADLINE).await;
+    drop(lock);
+    let whose = if database.is_some() { "to the configured database" } else { "to no database" };
+    output::print(&format!("the buffer, with {waiting} items waiting, belongs {whose} from now on\n"))?;
+    Ok(exit::OK)
+}
+
+async fn identify(config: &Config) -> Result<Option<Uuid>, Failure> {
+    let Some(postgres) = &config.postgres else { return Ok(None) };
+    let probed = connect(postgres).probe().await?;
+    match probed.database_id {
+        Some(id) => Ok(Some(id)),
+        None => Err(Failure::config("the database doesn't say which it is: run syncd migrate")),
+    }
+}
+
+fn connect(config: &PostgresConfig) -> Postgres {
+    Postgres::new(config, Timeouts::drain())
+}
+
+fn no_database() -> Failure {
+    Failure::config("no database is configured: set DATABASE_URL, or DB_HOST and its companions")
+}

@@ -1,0 +1,247 @@
+//! `syncd status`: how things stand, as seen from here, whether a daemon runs or not.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use comfy_table::Cell;
+use holdfast_shared::buffer::{BufferError, Counters, DaemonLock, Lane, Reader, Snapshot};
+use holdfast_shared::config::{Config, exit};
+use holdfast_shared::domain::Timestamp;
+use holdfast_shared::health::{Probe, Probed};
+use holdfast_shared::store::StoreError;
+use holdfast_shared::store::postgres::{Postgres, Timeouts};
+use holdfast_shared::store::redis::Redis;
+use tokio::time::timeout;
+
+use super::arguments::StatusArguments;
+use super::output::{self, Form};
+use super::place;
+use crate::Failure;
+use crate::drain::eta;
+use crate::status::{LaneState, Sources, Status, StoreState};
+
+/// How long a store is given to answer.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Over how long the rate is measured: the figures of two looks at the buffer so far apart.
+const RATE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often `--watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Up to so many waiting items are told apart by entity; of more, tasks and profiles are one figure.
+const MOST_TOLD_APART: usize = 20_000;
+
+/// Puts the cursor home and clears the terminal (ECMA-48).
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
+/// Shows the status, once or again and again.
+///
+/// # Errors
+/// When the settings have faults or the output can't be written. A buffer or a store that can't be used is part of the
+/// status.
+pub async fn status(arguments: StatusArguments) -> Result<u8, Failure> {
+    let config = Config::load()?;
+    let (form, mut looker) = (Form::from(arguments.json), Looker::new(&config)?);
+    loop {
+        let began = Instant::now();
+        let look = looker.look().await;
+        let text = match (form, arguments.watch) {
+            (Form::Json, false) => output::json(&look.status)?,
+            (Form::Json, true) => serde_json::to_string(&look.status).map_err(Failure::internal)? + "\n",
+            (Form::Text, false) => describe(&look),
+            (Form::Text, true) if std::io::stdout().is_terminal() => format!("{CLEAR}{}", describe(&look)),
+            (Form::Text, true) => describe(&look) + "\n",
+        };
+        if output::print(&text)? == output::Reader::Gone || !arguments.watch {
+            return Ok(exit::OK);
+        }
+        tokio::time::sleep(WATCH_INTERVAL.saturating_sub(began.elapsed())).await;
+    }
+}
+
+/// Items waiting by entity and priority.
+type ByEntity = BTreeMap<&'static str, [u64; 5]>;
+
+/// One look.
+struct Look {
+    status: Status,
+    /// `None` when too many wait to be told apart.
+    by_entity: Option<ByEntity>,
+    buffer_error: Option<String>,
+}
+
+/// Looks at everything, again and again over the same connections.
+struct Looker<'c> {
+    config: &'c Config,
+    postgres: Option<Postgres>,
+    redis: Option<Redis>,
+    last: Option<(Instant, Snapshot)>,
+}
+
+impl<'c> Looker<'c> {
+    fn new(config: &'c Config) -> Result<Self, Failure> {
+        let connect = |postgres| Postgres::new(postgres, Timeouts::direct(PROBE_DEADLINE));
+        Ok(Looker {
+            config,
+            postgres: config.postgres.as_ref().map(connect),
+            redis: config.redis.as_ref().map(|redis| Redis::new(redis, PROBE_DEADLINE)).transpose()?,
+            last: None,
+        })
+    }
+
+    async fn look(&mut self) -> Look {
+        let (postgres, redis) = tokio::join!(probe(self.postgres.as_ref()), probe(self.redis.as_ref()));
+        let seen = self.look_at_buffer().await;
+        let snapshot = seen.as_ref().map(|(snapshot, _)| snapshot);
+        let per_second = self.measure(snapshot.ok());
+        let waiting = |lane: Lane| snapshot.map_or(0, |snapshot| snapshot.waiting_in(lane));
+        let status = Status::new(&Sources {
+            postgres,
+            redis,
+            buffer: snapshot.map_err(Clone::clone),
+            max_items: self.config.buffer.max_items,
+            running: DaemonLock::is_held(&self.config.buffer.path).unwrap_or(false),
+            per_second,
+            eta: Lane::ALL.map(|lane| eta(waiting(lane), per_second[lane as usize])),
+            now: now(),
+        });
+        match seen {
+            Ok((_, by_entity)) => Look { status, by_entity, buffer_error: None },
+            Err(error) => Look { status, by_entity: None, buffer_error: Some(error) },
+        }
+    }
+
+    /// Looks at the buffer; at first twice when something waits, to see how fast it gets less.
+    async fn look_at_buffer(&mut self) -> Result<(Snapshot, Option<ByEntity>), String> {
+        let reader = place::reader(self.config).map_err(|failure| failure.to_string())?;
+        let Some(reader) = reader else { return Ok((nothing(), Some(ByEntity::new()))) };
+        if self.last.is_none() {
+            let snapshot = reader.snapshot().map_err(|error| error.to_string())?;
+            if snapshot.counters.pending > 0 {
+                self.last = Some((Instant::now(), snapshot));
+                tokio::time::sleep(RATE_INTERVAL).await;
+            }
+        }
+        read(&reader).map_err(|error| error.to_string())
+    }
+
+    /// How fast each lane got less since the last look.
+    fn measure(&mut self, snapshot: Option<&Snapshot>) -> [f64; 2] {
+        let now = Instant::now();
+        let before = std::mem::replace(&mut self.last, snapshot.map(|snapshot| (now, snapshot.clone())));
+        let (Some((at, before)), Some(snapshot)) = (before, snapshot) else { return [0.0; 2] };
+        let seconds = now.duration_since(at).as_secs_f64().max(0.001);
+        Lane::ALL.map(|lane| decline(&before, snapshot, lane) / seconds)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn decline(before: &Snapshot, now: &Snapshot, lane: Lane) -> f64 {
+    before.waiting_in(lane).saturating_sub(now.waiting_in(lane)) as f64
+}
+
+async fn probe<P: Probe>(store: Option<&P>) -> StoreState {
+    let Some(store) = store else { return StoreState::disabled() };
+    let answer: Result<Result<Probed, StoreError>, _> = timeout(PROBE_DEADLINE, store.probe()).await;
+    match answer {
+        Ok(Ok(probed)) => StoreState::up(probed.latency, now()),
+        Ok(Err(error)) => StoreState::down(error.to_string(), now()),
+        Err(_) => StoreState::down("it did not answer in time".to_owned(), now()),
+    }
+}
+
+fn read(reader: &Reader) -> Result<(Snapshot, Option<ByEntity>), BufferError> {
+    let snapshot = reader.snapshot()?;
+    if snapshot.counters.pending > MOST_TOLD_APART as u64 {
+        return Ok((snapshot, None));
+    }
+    let mut by_entity = ByEntity::new();
+    for lane in Lane::ALL {
+        for queued in reader.list_items(lane, MOST_TOLD_APART)? {
+            let counts = by_entity.entry(queued.item.operation.entity().as_str()).or_default();
+            counts[usize::from(queued.place.priority().number()) - 1] += 1;
+        }
+    }
+    Ok((snapshot, Some(by_entity)))
+}
+
+/// What a buffer that nobody has made yet holds.
+fn nothing() -> Snapshot {
+    Snapshot {
+        waiting: [[0; 5]; 2],
+        oldest_accepted_at: None,
+        finished: 0,
+        set_aside: 0,
+        size_bytes: 0,
+        counters: Counters::default(),
+        database: None,
+    }
+}
+
+fn now() -> Timestamp {
+    chrono::Utc::now().into()
+}
+
+/// The status for people.
+fn describe(look: &Look) -> String {
+    let status = &look.status;
+    let mut text = format!("{}\n\n", status.status.replace('_', " "));
+    let mut stores = output::table(&["store", "state", "latency", "error"]);
+    for (name, store) in [("postgres", &status.stores.postgres), ("redis", &status.stores.redis)] {
+        let latency = store.latency_ms.map(|latency| format!("{latency:.1} ms")).unwrap_or_default();
+        let error = store.error.clone().unwrap_or_default();
+        stores.add_row([Cell::new(name), Cell::new(store.state), output::number(latency), Cell::new(error)]);
+    }
+    text += &output::rendered(&stores);
+    text += "\n";
+    text += &backlog(look);
+    text += "\n";
+    text += &facts(look);
+    text
+}
+
+fn backlog(look: &Look) -> String {
+    let mut table = output::table(&["waiting", "1", "2", "3", "4", "5", "all", "per second", "time left"]);
+    let lanes = &look.status.lanes;
+    match &look.by_entity {
+        Some(by_entity) => {
+            for (entity, counts) in by_entity {
+                let numbers = counts.iter().copied().chain([counts.iter().sum()]).map(output::number);
+                table.add_row(std::iter::once(Cell::new(entity)).chain(numbers));
+            }
+            table.add_row(lane_row("postgres lane", &lanes.postgres));
+            table.add_row(lane_row("redis lane", &lanes.redis));
+        }
+        None => {
+            table.add_row(lane_row("tasks and profiles (postgres lane)", &lanes.postgres));
+            table.add_row(lane_row("sessions (redis lane)", &lanes.redis));
+        }
+    }
+    output::rendered(&table)
+}
+
+fn lane_row(name: &str, lane: &LaneState) -> Vec<Cell> {
+    let by = lane.by_priority;
+    let left = lane.eta_seconds.map_or_else(|| "unknown".to_owned(), output::duration);
+    let mut row = vec![Cell::new(name)];
+    row.extend([by.one, by.two, by.three, by.four, by.five, lane.pending].map(output::number));
+    row.extend([output::number(format!("{:.0}", lane.items_per_second)), output::number(left)]);
+    row
+}
+
+fn facts(look: &Look) -> String {
+    let (buffer, syncd) = (&look.status.buffer, look.status.syncd);
+    let state = match &look.buffer_error {
+        Some(error) => format!("{}: {error}", buffer.state),
+        None => buffer.state.to_owned(),
+    };
+    #[expect(clippy::cast_precision_loss, reason = "an age for people")]
+    let oldest = output::duration(buffer.oldest_age_seconds as f64);
+    let mut text = format!("buffer        {state}, {} of at most {} items", buffer.pending, buffer.max_items);
+    text += &format!(", oldest {oldest}, {}\n", output::bytes(buffer.bytes));
+    text += &format!("dead letters  {}{}\n", buffer.dead, if buffer.dead > 0 { " (syncd dead list)" } else { "" });
+    text += &format!("syncd         {}\n", if syncd.running { "running" } else { "not running" });
+    text
+}

@@ -1,0 +1,188 @@
+//! Applies a batch and finds out which of its items are to blame when that fails.
+//!
+//! A batch is one transaction, so one bad item fails all. Then it is taken apart: halves of halves, until the guilty
+//! items stand alone and all others have been applied. What follows a guilty item on the same resource is left for
+//! later, so that nothing on one resource is ever applied out of order.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use holdfast_shared::buffer::Queued;
+use holdfast_shared::domain::{Operation, Outcome, ResourceKey};
+use holdfast_shared::store::{FailureClass, StoreError};
+
+use super::parking::MOST_CONTENDED;
+use super::sink::Sink;
+
+/// What became of a batch. Items in none of the lists were not decided and stay queued.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    /// Those the store answered for.
+    pub answered: Vec<(Queued, Outcome)>,
+    /// Those it fails on, with its words; at most one a resource.
+    pub refused: Vec<(Queued, String)>,
+    /// Resources somebody else holds.
+    pub contended: Vec<ResourceKey>,
+    /// Why the rest was not tried, if something stood in the way.
+    pub obstacle: Option<Obstacle>,
+    /// How long the apply took, when the whole batch went through in one.
+    pub in_one: Option<Duration>,
+}
+
+/// What makes it pointless to go on with a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The store is not usable.
+    Away,
+    /// The store refuses everything: a schema, a permission, a password.
+    Systemic(Trouble),
+}
+
+/// What the store refuses everything for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// For everybody to see, without secrets or a driver's words.
+    pub summary: String,
+    /// With its causes, for the log.
+    pub detail: String,
+}
+
+impl From<&StoreError> for Trouble {
+    fn from(error: &StoreError) -> Self {
+        Trouble { summary: error.to_string(), detail: with_causes(error) }
+    }
+}
+
+/// An error and all that caused it, in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Applies `items`, which are in queue order. Stops early once `enough` resources were refused and nothing was
+/// accepted, or [`MOST_CONTENDED`] were contended.
+pub async fn judge<S: Sink>(sink: &S, items: Vec<Queued>, enough: Option<usize>) -> Judgement {
+    let mut trial = Trial::new(items);
+    while let Some(part) = trial.next_part() {
+        trial.hear(sink, part).await;
+        if trial.is_over(enough) {
+            break;
+        }
+    }
+    trial.judgement
+}
+
+/// A batch being judged.
+struct Trial {
+    /// Emptied as they are decided.
+    items: Vec<Option<Queued>>,
+    /// Parts still to be tried, as positions, the next one last.
+    parts: Vec<Vec<usize>>,
+    /// Resources whose later items have to wait.
+    held: HashSet<ResourceKey>,
+    judgement: Judgement,
+}
+
+impl Trial {
+    fn new(items: Vec<Queued>) -> Self {
+        let whole: Vec<usize> = (0..items.len()).collect();
+        Trial {
+            items: items.into_iter().map(Some).collect(),
+            parts: vec![whole],
+            held: HashSet::new(),
+            judgement: Judgement::default(),
+        }
+    }
+
+    /// The next part that still has something in it.
+    fn next_part(&mut self) -> Option<Vec<usize>> {
+        while let Some(mut part) = self.parts.pop() {
+            part.retain(|position| self.is_open(*position));
+            if !part.is_empty() {
+                return Some(part);
+            }
+        }
+        None
+    }
+
+    fn is_open(&self, position: usize) -> bool {
+        let item = self.items[position].as_ref();
+        item.is_some_and(|queued| self.held.is_empty() || !self.held.contains(&resource(queued)))
+    }
+
+    /// Tries one part.
+    async fn hear<S: Sink>(&mut self, sink: &S, part: Vec<usize>) {
+        let operations: Vec<Operation> = part
+            .iter()
+            .filter_map(|position| self.items[*position].as_ref())
+            .map(|queued| queued.item.operation.clone())
+            .collect();
+        let began = Instant::now();
+        match sink.apply(&operations).await {
+            Ok(outcomes) => self.note_answers(&part, outcomes, began.elapsed()),
+            Err(error) => match error.class() {
+                FailureClass::Unavailable => self.judgement.obstacle = Some(Obstacle::Away),
+                FailureClass::Systemic => {
+                    self.judgement.obstacle = Some(Obstacle::Systemic(Trouble::from(&error)));
+                }
+                FailureClass::Contended | FailureClass::Item if part.len() > 1 => self.split(part),
+                FailureClass::Contended => self.put_off(part[0]),
+                FailureClass::Item => self.refuse(part[0], &error),
+            },
+        }
+    }
+
+    fn note_answers(&mut self, part: &[usize], outcomes: Vec<Outcome>, took: Duration) {
+        if part.len() == self.items.len() {
+            self.judgement.in_one = Some(took);
+        }
+        for (position, outcome) in part.iter().zip(outcomes) {
+            if let Some(queued) = self.items[*position].take() {
+                self.judgement.answered.push((queued, outcome));
+            }
+        }
+    }
+
+    fn split(&mut self, mut part: Vec<usize>) {
+        let second = part.split_off(part.len() / 2);
+        self.parts.push(second);
+        self.parts.push(part);
+    }
+
+    fn put_off(&mut self, position: usize) {
+        if let Some(queued) = &self.items[position] {
+            let resource = resource(queued);
+            self.held.insert(resource.clone());
+            self.judgement.contended.push(resource);
+        }
+    }
+
+    fn refuse(&mut self, position: usize, error: &StoreError) {
+        if let Some(queued) = self.items[position].take() {
+            let operation = queued.item.operation.id;
+            tracing::debug!(%operation, error = with_causes(error), "store fails on an operation");
+            self.held.insert(resource(&queued));
+            self.judgement.refused.push((queued, error.to_string()));
+        }
+    }
+
+    fn is_over(&self, enough: Option<usize>) -> bool {
+        let nothing_accepted = self.judgement.answered.is_empty();
+        let heard_enough = enough.is_some_and(|enough| self.judgement.refused.len() >= enough);
+        self.judgement.obstacle.is_some()
+            || self.judgement.contended.len() >= MOST_CONTENDED
+            || (nothing_accepted && heard_enough)
+    }
+}
+
+/// The resource of a queued item.
+pub(super) fn resource(queued: &Queued) -> ResourceKey {
+    queued.item.operation.resource()
+}

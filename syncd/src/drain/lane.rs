@@ -1,0 +1,387 @@
+//! The drain of one lane, a step at a time.
+//!
+//! A step reads a batch in queue order, applies it, and hands what was decided to a settling transaction, which runs
+//! while the next step applies. That one leaves out the very items being settled, and every resource with an item
+//! that stays queued, so nothing is applied twice in a row or out of order. A crash in between replays the batch, which
+//! changes nothing: the store knows the operations' ids.
+//!
+//! No step waits for anything but the store and the buffer, and each says how it ended; when to take the next one is
+//! the worker's business.
+
+use std::time::Instant;
+
+use holdfast_shared::buffer::{
+    Batch, Buffer, BufferError, Lane, Place, Queued, SettleReport, Settlement, Skip, Verdict,
+};
+use holdfast_shared::config::SyncConfig;
+use holdfast_shared::domain::{OperationId, Outcome, Rejection, ResourceKey};
+use tokio::task::JoinHandle;
+
+use super::batch_size::BatchSize;
+use super::deaths::{self, Cause};
+use super::judgement::{Judgement, Obstacle, Trouble, judge, resource};
+use super::orphans::Orphans;
+use super::parking::Parking;
+use super::retry::{NextTry, RetrySchedule};
+use super::sink::{Sink, Standing};
+use super::suspicion::{Conclusion, MOST_SUSPECTS, Ruling, Suspicion};
+use super::time::{after, earliest, instant_of, timestamp_of};
+use crate::metrics;
+
+/// Dead letters looked at in one read.
+const PAGE: usize = 1_000;
+
+/// Most dead letters looked at when a process begins: beyond that, followers of the others are tried and fail alone.
+const MOST_RECALLED: usize = 10_000;
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// There may be more to do at once.
+    Advanced,
+    /// Nothing is to be done until new items come, or until this time.
+    Rested(Option<Instant>),
+    /// The store is not usable.
+    Away,
+    /// So many resources are contended that the store must be left alone for a while.
+    Overrun,
+    /// The store refuses everything, for this reason. Nothing was counted against any item.
+    Systemic(Trouble),
+}
+
+/// A lane's drain: its queue, its store, and what it has learned about both.
+pub struct Drain<S> {
+    lane: Lane,
+    buffer: Buffer,
+    sink: S,
+    size: BatchSize,
+    schedule: RetrySchedule,
+    parking: Parking,
+    suspicion: Suspicion<Refused>,
+    orphans: Orphans,
+    settling: Option<Settling>,
+    settled: SettleReport,
+    newer_noted: bool,
+}
+
+/// An item its store fails on.
+#[derive(Debug)]
+struct Refused {
+    queued: Queued,
+    error: String,
+}
+
+/// A settling transaction on its way.
+struct Settling {
+    /// What the next batch leaves out because of it.
+    skip: Skip,
+    /// Those of its verdicts that have to be told about.
+    notable: Vec<Settlement>,
+    task: JoinHandle<Result<SettleReport, BufferError>>,
+}
+
+impl<S: Sink> Drain<S> {
+    /// A drain that begins as after an outage.
+    pub fn new(lane: Lane, buffer: Buffer, sink: S, config: &SyncConfig) -> Self {
+        Drain {
+            lane,
+            buffer,
+            sink,
+            size: BatchSize::new(config.batch_size, config.batch_max),
+            schedule: RetrySchedule::new(config.max_retry_attempts),
+            parking: Parking::default(),
+            suspicion: Suspicion::default(),
+            orphans: Orphans::default(),
+            settling: None,
+            settled: SettleReport::default(),
+            newer_noted: false,
+        }
+    }
+
+    /// Which lane it drains.
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Its store.
+    pub fn sink(&self) -> &S {
+        &self.sink
+    }
+
+    /// Takes over other settings.
+    pub fn configure(&mut self, config: &SyncConfig) {
+        self.size.set_bounds(config.batch_size, config.batch_max);
+        self.schedule = RetrySchedule::new(config.max_retry_attempts);
+    }
+
+    /// The store was away: what was learned about its speed and its locks is no longer true.
+    pub fn begin_anew(&mut self) {
+        self.size.reset();
+        self.parking.clear();
+    }
+
+    /// Finds the creates that died under an earlier process, whose followers may still be queued.
+    ///
+    /// # Errors
+    /// When the buffer can't be read.
+    pub async fn recall_orphans(&mut self) -> Result<(), BufferError> {
+        let mut last: Option<OperationId> = None;
+        for _ in 0..MOST_RECALLED / PAGE {
+            let letters = self.buffer.read(move |reader| reader.list_dead(last, PAGE)).await?;
+            let Some(letter) = letters.last() else { break };
+            last = Some(letter.item.operation.id);
+            for letter in letters.iter().filter(|letter| Cause::of(&letter.reason) == Cause::Failed) {
+                self.orphans.recall(letter);
+            }
+        }
+        Ok(())
+    }
+
+    /// What has been settled since this was last asked.
+    pub fn take_settled(&mut self) -> SettleReport {
+        std::mem::take(&mut self.settled)
+    }
+
+    /// Reads, applies and begins to settle one batch.
+    ///
+    /// # Errors
+    /// When the buffer can't be read or settled. The items concerned stay queued.
+    pub async fn step(&mut self) -> Result<Step, BufferError> {
+        if self.sink.standing() != Standing::Up {
+            return self.stop(Step::Away).await;
+        }
+        let mut batch = self.next_batch().await?;
+        if batch.items.is_empty() {
+            return self.run_dry(&batch).await;
+        }
+        let (mut settlements, items) = self.part_orphans(std::mem::take(&mut batch.items));
+        let judgement = judge(&self.sink, items, self.patience()).await;
+        self.learn_speed(&judgement);
+        self.park(&judgement.contended);
+        let obstacle = judgement.obstacle.clone();
+        let ruling = self.weigh(judgement, &mut settlements);
+        self.begin_settling(settlements).await?;
+        self.next_after(obstacle, ruling).await
+    }
+
+    /// Waits until what was decided is settled.
+    ///
+    /// # Errors
+    /// When the buffer refused; the items stay queued and are applied again, which changes nothing.
+    pub async fn finish_settling(&mut self) -> Result<(), BufferError> {
+        let Some(settling) = self.settling.take() else { return Ok(()) };
+        let report = settling.task.await.unwrap_or(Err(BufferError::Closed))?;
+        metrics::count_settled(&report);
+        deaths::log_ends(self.lane, &settling.notable);
+        self.settled = sum(self.settled, report);
+        Ok(())
+    }
+
+    /// After how many failures a batch has said enough.
+    fn patience(&self) -> Option<usize> {
+        (!self.suspicion.wants_second_opinion()).then_some(MOST_SUSPECTS)
+    }
+
+    async fn next_batch(&mut self) -> Result<Batch, BufferError> {
+        let limit = if self.suspicion.wants_second_opinion() { self.size.first() } else { self.size.get() };
+        let mut skip = self.settling.as_ref().map(|settling| settling.skip.clone()).unwrap_or_default();
+        let (parked, parked_until) = self.parking.waiting(Instant::now());
+        skip.resources.extend(parked);
+        skip.resources.extend(self.suspicion.skipped().cloned());
+        let (lane, now) = (self.lane, self.buffer.clock().now());
+        let mut batch = self.buffer.read(move |reader| reader.next_batch(lane, limit, &skip, now)).await?;
+        batch.next_due = earliest(batch.next_due, parked_until.map(|until| timestamp_of(until, now)));
+        self.set_damaged_aside(std::mem::take(&mut batch.damaged)).await?;
+        self.note_newer(batch.newer);
+        Ok(batch)
+    }
+
+    async fn set_damaged_aside(&self, places: Vec<Place>) -> Result<(), BufferError> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let count = self.buffer.set_aside(places).await?;
+        metrics::count_damaged(count);
+        tracing::error!(lane = self.lane.as_str(), items = count, "damaged items set aside: keep the buffer file");
+        Ok(())
+    }
+
+    /// Says once that somebody has to upgrade this program.
+    fn note_newer(&mut self, items: usize) {
+        if items > 0 && !std::mem::replace(&mut self.newer_noted, true) {
+            let lane = self.lane.as_str();
+            tracing::error!(lane, "items of a newer version are left queued: upgrade syncd");
+        }
+    }
+
+    /// There is nothing to apply but, perhaps, what is left out.
+    async fn run_dry(&mut self, batch: &Batch) -> Result<Step, BufferError> {
+        if self.settling.is_some() {
+            self.finish_settling().await?;
+            return Ok(Step::Advanced);
+        }
+        match self.suspicion.conclude() {
+            Conclusion::LookAgain => Ok(Step::Advanced),
+            Conclusion::Systemic(last) => Ok(Step::Systemic(all_failed(last))),
+            Conclusion::Guilty(guilty) if guilty.is_empty() => Ok(self.rest(batch)),
+            Conclusion::Guilty(guilty) => {
+                let settlements = guilty.into_iter().map(|refused| self.count_failure(refused)).collect();
+                self.begin_settling(settlements).await?;
+                Ok(Step::Advanced)
+            }
+        }
+    }
+
+    fn rest(&mut self, batch: &Batch) -> Step {
+        if batch.put_off == 0 && batch.next_due.is_none() {
+            self.orphans.clear();
+        }
+        let now = self.buffer.clock().now();
+        Step::Rested(batch.next_due.map(|due| instant_of(due, now)))
+    }
+
+    /// Takes out the items that end with their resource's create.
+    fn part_orphans(&mut self, items: Vec<Queued>) -> (Vec<Settlement>, Vec<Queued>) {
+        let (mut orphans, mut others) = (Vec::new(), Vec::with_capacity(items.len()));
+        for queued in items {
+            match self.orphans.blocked_by(&queued.item.operation) {
+                Some(create) => {
+                    let reason = Cause::blocked_by(create);
+                    orphans.push(Settlement { queued, verdict: Verdict::Dead { reason } });
+                }
+                None => others.push(queued),
+            }
+        }
+        (orphans, others)
+    }
+
+    fn learn_speed(&mut self, judgement: &Judgement) {
+        if let Some(took) = judgement.in_one {
+            self.size.applied(judgement.answered.len(), took);
+        } else if !judgement.refused.is_empty() || !judgement.contended.is_empty() {
+            self.size.halve();
+        }
+    }
+
+    fn park(&mut self, contended: &[ResourceKey]) {
+        for key in contended {
+            let wait = self.parking.park(key.clone(), Instant::now(), rand::random_range(0.0..1.0));
+            tracing::debug!(lane = self.lane.as_str(), resource = %key, ?wait, "resource is locked by others, put off");
+        }
+    }
+
+    /// Adds the verdicts on what was decided to `settlements`. Gives a ruling when nothing but failures was seen.
+    fn weigh(&mut self, judgement: Judgement, settlements: &mut Vec<Settlement>) -> Option<Ruling<Refused>> {
+        let (succeeded, failed) = (!judgement.answered.is_empty(), !judgement.refused.is_empty());
+        for (queued, error) in judgement.refused {
+            self.suspicion.suspect(resource(&queued), Refused { queued, error });
+        }
+        for (queued, outcome) in judgement.answered {
+            self.parking.release(&resource(&queued));
+            settlements.push(self.count_answer(queued, &outcome));
+        }
+        if succeeded {
+            self.suspicion.convict();
+        }
+        let guilty = self.suspicion.take_convicted();
+        settlements.extend(guilty.into_iter().map(|refused| self.count_failure(refused)));
+        (failed && !succeeded).then(|| self.suspicion.after_failed_batch())
+    }
+
+    /// What the obstacle, the contention or the failures of a batch mean for the lane.
+    async fn next_after(
+        &mut self,
+        obstacle: Option<Obstacle>,
+        ruling: Option<Ruling<Refused>>,
+    ) -> Result<Step, BufferError> {
+        match (obstacle, ruling) {
+            (Some(Obstacle::Away), _) => self.stop(Step::Away).await,
+            (Some(Obstacle::Systemic(error)), _) => self.stop(Step::Systemic(error)).await,
+            (None, Some(Ruling::Systemic(last))) => self.stop(Step::Systemic(all_failed(last))).await,
+            (None, _) if self.parking.is_overrun(Instant::now()) => self.stop(Step::Overrun).await,
+            (None, _) => Ok(Step::Advanced),
+        }
+    }
+
+    /// Ends a cycle early: nobody is guilty of anything that can't be proven now.
+    async fn stop(&mut self, step: Step) -> Result<Step, BufferError> {
+        self.suspicion.acquit();
+        self.finish_settling().await?;
+        Ok(step)
+    }
+
+    /// The verdict on an item the store has answered for.
+    fn count_answer(&self, queued: Queued, outcome: &Outcome) -> Settlement {
+        let verdict = match outcome {
+            Outcome::Applied => Verdict::Applied,
+            Outcome::Superseded => Verdict::Superseded,
+            // Its create may still be on its way from another node.
+            Outcome::Rejected(Rejection::NotFound) => self.try_again(&queued, Rejection::NotFound.as_str()),
+            Outcome::Rejected(rejection) => Verdict::Dead { reason: rejection.as_str().to_owned() },
+        };
+        Settlement { queued, verdict }
+    }
+
+    /// The verdict on an item that has failed by its own fault.
+    fn count_failure(&mut self, refused: Refused) -> Settlement {
+        let Refused { queued, error } = refused;
+        let verdict = self.try_again(&queued, &error);
+        if matches!(verdict, Verdict::Dead { .. }) {
+            self.orphans.bereave(&queued.item.operation, self.buffer.clock().now());
+        }
+        Settlement { queued, verdict }
+    }
+
+    fn try_again(&self, queued: &Queued, error: &str) -> Verdict {
+        match self.schedule.after_failure(queued.item.retries, rand::random_range(0.0..1.0)) {
+            NextTry::After(wait) => {
+                let not_before = after(self.buffer.clock().now(), wait);
+                Verdict::Retry { error: error.to_owned(), not_before }
+            }
+            NextTry::Never => Verdict::Dead { reason: error.to_owned() },
+        }
+    }
+
+    /// Hands verdicts to a settling transaction, one at a time a lane.
+    async fn begin_settling(&mut self, settlements: Vec<Settlement>) -> Result<(), BufferError> {
+        self.finish_settling().await?;
+        if settlements.is_empty() {
+            return Ok(());
+        }
+        let notable = |settlement: &&Settlement| {
+            matches!(settlement.verdict, Verdict::Dead { .. } | Verdict::Retry { .. })
+        };
+        let notable = settlements.iter().filter(notable).cloned().collect();
+        let skip = left_out(&settlements);
+        let buffer = self.buffer.clone();
+        let task = tokio::spawn(async move { buffer.settle(settlements).await });
+        self.settling = Some(Settling { skip, notable, task });
+        Ok(())
+    }
+}
+
+/// What the next batch leaves out while these are being settled: the items themselves, and every item of a resource
+/// that keeps one of them queued.
+fn left_out(settlements: &[Settlement]) -> Skip {
+    let stays = |settlement: &&Settlement| matches!(settlement.verdict, Verdict::Retry { .. });
+    Skip {
+        places: settlements.iter().map(|settlement| settlement.queued.place).collect(),
+        resources: settlements.iter().filter(stays).map(|settlement| resource(&settlement.queued)).collect(),
+    }
+}
+
+fn all_failed(last: Option<Refused>) -> Trouble {
+    let error = last.map_or_else(|| "unknown".to_owned(), |refused| refused.error);
+    let summary = format!("everything it is given fails, the last item with: {error}");
+    Trouble { detail: summary.clone(), summary }
+}
+
+fn sum(one: SettleReport, other: SettleReport) -> SettleReport {
+    SettleReport {
+        applied: one.applied + other.applied,
+        superseded: one.superseded + other.superseded,
+        dead: one.dead + other.dead,
+        retried: one.retried + other.retried,
+        skipped: one.skipped + other.skipped,
+    }
+}

@@ -1,0 +1,140 @@
+//! Where a lane's operations go: a store, and whether it can be reached.
+
+use std::future::Future;
+
+use holdfast_shared::domain::{Body, Operation, Outcome, Revocation, UserId};
+use holdfast_shared::health::StoreHealth;
+use holdfast_shared::store::postgres::Postgres;
+use holdfast_shared::store::redis::Redis;
+use holdfast_shared::store::{FailureClass, StoreError};
+
+use super::judgement::Trouble;
+
+/// The receiving end of a lane. PostgreSQL takes tasks and profiles, Redis revocations.
+pub trait Sink: Send + Sync + 'static {
+    /// Applies operations, all or none; gives one outcome each, in their order. That the store has gone away
+    /// has been reported to whoever watches it.
+    fn apply(&self, operations: &[Operation]) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
+
+    /// What is thought of the store now.
+    fn standing(&self) -> Standing;
+
+    /// Waits until the store is thought to be usable.
+    fn came_up(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// What is thought of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is usable.
+    Up,
+    /// It is not, which will pass.
+    Away,
+    /// It answers, but is of no use until somebody mends something.
+    Unsound(Trouble),
+}
+
+impl Standing {
+    fn of(health: &StoreHealth) -> Self {
+        if health.is_up() {
+            return Standing::Up;
+        }
+        let status = health.status();
+        match status.class {
+            Some(FailureClass::Systemic) => {
+                let summary = status.error.unwrap_or_else(|| "it refuses everything".to_owned());
+                Standing::Unsound(Trouble { detail: summary.clone(), summary })
+            }
+            _ => Standing::Away,
+        }
+    }
+}
+
+/// PostgreSQL as a sink.
+#[derive(Clone)]
+pub struct PostgresSink {
+    store: Postgres,
+    health: StoreHealth,
+}
+
+impl PostgresSink {
+    /// A sink for a store and its watch.
+    pub fn new(store: Postgres, health: StoreHealth) -> Self {
+        PostgresSink { store, health }
+    }
+}
+
+impl Sink for PostgresSink {
+    async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        match self.store.apply(operations).await {
+            Ok(applied) => answers(applied.into_iter().map(|applied| applied.outcome).collect(), operations.len()),
+            Err(error) => Err(reported(&self.health, error)),
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::of(&self.health)
+    }
+
+    async fn came_up(&self) {
+        self.health.came_up().await;
+    }
+}
+
+/// Tells the watch of a store that it has gone away. Not of one that refuses everything: its probes may well succeed,
+/// and the lane stops by itself.
+fn reported(health: &StoreHealth, error: StoreError) -> StoreError {
+    if error.class() == FailureClass::Unavailable {
+        health.report_failure(&error);
+    }
+    error
+}
+
+/// An answer missing would leave an item to be applied for ever, and shift the others' answers: stop instead.
+fn answers(outcomes: Vec<Outcome>, expected: usize) -> Result<Vec<Outcome>, StoreError> {
+    if outcomes.len() == expected {
+        return Ok(outcomes);
+    }
+    let error = format!("{} answers came for {expected} operations", outcomes.len());
+    Err(StoreError::new(FailureClass::Systemic, error))
+}
+
+/// Redis as a sink.
+#[derive(Clone)]
+pub struct RedisSink {
+    store: Redis,
+    health: StoreHealth,
+}
+
+impl RedisSink {
+    /// A sink for a store and its watch.
+    pub fn new(store: Redis, health: StoreHealth) -> Self {
+        RedisSink { store, health }
+    }
+}
+
+impl Sink for RedisSink {
+    async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        let revocations: Vec<(UserId, Revocation)> = operations.iter().filter_map(revocation).collect();
+        match self.store.revoke(&revocations).await {
+            Ok(()) => Ok(vec![Outcome::Applied; operations.len()]),
+            Err(error) => Err(reported(&self.health, error)),
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::of(&self.health)
+    }
+
+    async fn came_up(&self) {
+        self.health.came_up().await;
+    }
+}
+
+/// What an operation revokes; the buffer puts nothing else into this lane.
+fn revocation(operation: &Operation) -> Option<(UserId, Revocation)> {
+    match &operation.body {
+        Body::Session(revocation) => Some((operation.user_id.clone(), revocation.clone())),
+        Body::Task { .. } | Body::Profile { .. } => None,
+    }
+}

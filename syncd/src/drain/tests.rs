@@ -1,0 +1,374 @@
+//! The drain against a real buffer and a store that does what the test says.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use holdfast_shared::buffer::{Buffer, DeadLetter, Item, Lane, Reader, Slot, Snapshot};
+use holdfast_shared::config::{BufferConfig, SyncConfig};
+use holdfast_shared::domain::task::{NewTask, Tags, Title};
+use holdfast_shared::domain::{
+    Body, Kind, Operation, OperationId, Outcome, Priority, Rejection, ResourceKey, Stamp, TaskId, TaskState, UserId,
+};
+use holdfast_shared::store::{FailureClass, StoreError};
+use tempfile::TempDir;
+
+use super::{Drain, Sink, Standing, Step};
+
+type Checked = Result<(), Box<dyn std::error::Error>>;
+
+/// What the store does, and what it has been given.
+#[derive(Default)]
+struct Script {
+    away: bool,
+    /// Fails every call.
+    broken: Option<FailureClass>,
+    /// Fails every call that touches one of these.
+    bad: HashMap<ResourceKey, FailureClass>,
+    /// Refuses these, in an answer.
+    rejected: HashMap<ResourceKey, Rejection>,
+    applied: Vec<OperationId>,
+    batches: Vec<usize>,
+}
+
+#[derive(Clone, Default)]
+struct FakeStore(Arc<Mutex<Script>>);
+
+impl FakeStore {
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for FakeStore {
+    async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        let mut script = self.script();
+        script.batches.push(operations.len());
+        let bad = operations.iter().find_map(|operation| script.bad.get(&operation.resource()).copied());
+        if let Some(class) = script.broken.or(bad) {
+            return Err(StoreError::new(class, format!("scripted {class:?}")));
+        }
+        let outcomes = operations.iter().map(|operation| match script.rejected.get(&operation.resource()) {
+            Some(rejection) => Outcome::Rejected(*rejection),
+            None => Outcome::Applied,
+        });
+        let outcomes = outcomes.collect();
+        script.applied.extend(operations.iter().map(|operation| operation.id));
+        Ok(outcomes)
+    }
+
+    fn standing(&self) -> Standing {
+        if self.script().away { Standing::Away } else { Standing::Up }
+    }
+
+    async fn came_up(&self) {}
+}
+
+struct Rig {
+    _directory: TempDir,
+    buffer: Buffer,
+    store: FakeStore,
+    drain: Drain<FakeStore>,
+}
+
+impl Rig {
+    fn new(tries: u32) -> Result<Self, Box<dyn std::error::Error>> {
+        Rig::with_sizes(tries, 50, 2_000)
+    }
+
+    fn with_sizes(tries: u32, batch_size: usize, batch_max: usize) -> Result<Self, Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let retention = Duration::from_secs(3_600);
+        let path = directory.path().join("buffer.redb");
+        let buffer = Buffer::open(&BufferConfig { path, max_items: 10_000, retention })?;
+        let store = FakeStore::default();
+        let config =
+            SyncConfig { interval: Duration::from_secs(30), batch_size, batch_max, max_retry_attempts: tries };
+        let drain = Drain::new(Lane::Postgres, buffer.clone(), store.clone(), &config);
+        Ok(Rig { _directory: directory, buffer, store, drain })
+    }
+
+    async fn append(&self, id: TaskId, kind: Kind) -> Result<OperationId, Box<dyn std::error::Error>> {
+        let operation = operation(&self.buffer, id, kind)?;
+        Ok(self.buffer.append(operation, None, Slot::Ordinary).await?.id)
+    }
+
+    async fn append_creates(&self, count: usize) -> Result<Vec<TaskId>, Box<dyn std::error::Error>> {
+        let ids: Vec<TaskId> = (0..count).map(|_| TaskId::generate()).collect();
+        for id in &ids {
+            self.append(*id, Kind::Create).await?;
+        }
+        Ok(ids)
+    }
+
+    fn fail(&self, ids: &[TaskId], class: FailureClass) {
+        self.store.script().bad.extend(ids.iter().map(|id| (ResourceKey::Task(*id), class)));
+    }
+
+    /// Takes steps until one says that there is no more to do now.
+    async fn cycle(&mut self) -> Result<Step, Box<dyn std::error::Error>> {
+        loop {
+            let step = self.drain.step().await?;
+            if step != Step::Advanced {
+                self.drain.finish_settling().await?;
+                return Ok(step);
+            }
+        }
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Box<dyn std::error::Error>> {
+        let snapshot = self.buffer.read(Reader::snapshot).await?;
+        assert_eq!(snapshot.discrepancies(), Vec::<String>::new());
+        Ok(snapshot)
+    }
+
+    async fn waiting(&self) -> Result<Vec<Item>, Box<dyn std::error::Error>> {
+        let items = self.buffer.read(|reader| reader.list_items(Lane::Postgres, 10_000)).await?;
+        Ok(items.into_iter().map(|queued| queued.item).collect())
+    }
+
+    async fn dead(&self) -> Result<Vec<DeadLetter>, Box<dyn std::error::Error>> {
+        Ok(self.buffer.read(|reader| reader.list_dead(None, 10_000)).await?)
+    }
+}
+
+fn operation(buffer: &Buffer, id: TaskId, kind: Kind) -> Result<Operation, Box<dyn std::error::Error>> {
+    let task = NewTask {
+        title: Title::parse("bread")?,
+        description: Default::default(),
+        status: Default::default(),
+        priority: Priority::default(),
+        due_at: None,
+        tags: Tags::default(),
+    };
+    let created = (kind == Kind::Create).then_some(Stamp::ZERO);
+    Ok(Operation {
+        id: OperationId::generate(),
+        stamp: Stamp::ZERO,
+        user_id: UserId::parse("ann")?,
+        kind,
+        body: Body::Task { id, change: TaskState { created, ..task.into_change() } },
+        precondition: None,
+        idempotency: None,
+        accepted_at: buffer.clock().now(),
+        priority: Priority::default(),
+        buffered: true,
+    })
+}
+
+fn is_due_later(step: &Step) -> bool {
+    matches!(step, Step::Rested(Some(_)))
+}
+
+#[tokio::test]
+async fn everything_is_applied_once_in_order_in_growing_batches() -> Checked {
+    let mut rig = Rig::with_sizes(3, 2, 8)?;
+    let mut accepted = Vec::new();
+    for _ in 0..30 {
+        accepted.push(rig.append(TaskId::generate(), Kind::Create).await?);
+    }
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    assert_eq!(rig.store.script().applied, accepted);
+    assert_eq!(rig.store.script().batches, [2, 4, 8, 8, 8]);
+    assert_eq!(rig.snapshot().await?.counters.applied, 30);
+    assert_eq!(rig.drain.take_settled().applied, 30);
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_writes_of_one_resource_keep_their_order() -> Checked {
+    let mut rig = Rig::with_sizes(3, 2, 4)?;
+    let task = TaskId::generate();
+    let mut accepted = vec![rig.append(task, Kind::Create).await?];
+    for _ in 0..20 {
+        accepted.push(rig.append(task, Kind::Update).await?);
+    }
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    assert_eq!(rig.store.script().applied, accepted);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_poisoned_item_uses_a_try_and_holds_up_only_its_resource() -> Checked {
+    let mut rig = Rig::new(3)?;
+    let ids = rig.append_creates(30).await?;
+    let follower = rig.append(ids[7], Kind::Update).await?;
+    rig.fail(&ids[7..8], FailureClass::Item);
+    assert!(is_due_later(&rig.cycle().await?));
+    let waiting = rig.waiting().await?;
+    assert_eq!(waiting.len(), 2);
+    assert_eq!((waiting[0].retries, waiting[0].last_error.as_deref()), (1, Some("scripted Item")));
+    assert_eq!((waiting[1].operation.id, waiting[1].retries), (follower, 0));
+    assert_eq!(rig.snapshot().await?.counters.applied, 29);
+
+    rig.store.script().bad.clear();
+    assert!(is_due_later(&rig.cycle().await?), "its time has not come");
+    assert_eq!(rig.waiting().await?.len(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_create_that_dies_takes_what_waits_for_it_along() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let ids = rig.append_creates(3).await?;
+    rig.append(ids[1], Kind::Update).await?;
+    rig.append(ids[1], Kind::Delete).await?;
+    rig.fail(&ids[1..2], FailureClass::Item);
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    let dead = rig.dead().await?;
+    let create = dead[0].item.operation.id;
+    let reasons: Vec<&str> = dead.iter().map(|letter| letter.reason.as_str()).collect();
+    let blocked = format!("blocked_by {create}");
+    assert_eq!(reasons, ["scripted Item", &blocked, &blocked]);
+    assert_eq!(rig.snapshot().await?.counters.applied, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_dead_create_left_queued_is_found_by_the_next_process() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let ids = rig.append_creates(1).await?;
+    let follower = operation(&rig.buffer, ids[0], Kind::Update)?;
+    rig.fail(&ids, FailureClass::Item);
+    rig.cycle().await?;
+    rig.buffer.append(follower, None, Slot::Ordinary).await?;
+
+    let config = SyncConfig {
+        interval: Duration::from_secs(30),
+        batch_size: 50,
+        batch_max: 50,
+        max_retry_attempts: 1,
+    };
+    rig.drain = Drain::new(Lane::Postgres, rig.buffer.clone(), rig.store.clone(), &config);
+    rig.drain.recall_orphans().await?;
+    rig.store.script().bad.clear();
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    assert!(rig.dead().await?[1].reason.starts_with("blocked_by "));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_locked_row_is_put_off_and_counts_nothing() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let ids = rig.append_creates(30).await?;
+    rig.append(ids[3], Kind::Update).await?;
+    rig.fail(&ids[3..4], FailureClass::Contended);
+    assert!(is_due_later(&rig.cycle().await?));
+    let waiting = rig.waiting().await?;
+    assert_eq!(waiting.iter().map(|item| item.retries).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(rig.snapshot().await?.counters.applied, 29);
+    Ok(())
+}
+
+#[tokio::test]
+async fn very_many_locked_rows_pause_the_lane() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let ids = rig.append_creates(30).await?;
+    rig.fail(&ids, FailureClass::Contended);
+    assert_eq!(rig.cycle().await?, Step::Overrun);
+    assert_eq!(rig.waiting().await?.iter().map(|item| item.retries).max(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_outage_in_the_middle_counts_nothing_and_loses_nothing() -> Checked {
+    let mut rig = Rig::with_sizes(1, 10, 10)?;
+    rig.append_creates(25).await?;
+    assert_eq!(rig.drain.step().await?, Step::Advanced);
+    rig.store.script().broken = Some(FailureClass::Unavailable);
+    assert_eq!(rig.cycle().await?, Step::Away);
+    assert_eq!(rig.waiting().await?.iter().map(|item| item.retries).collect::<Vec<_>>(), [0; 15]);
+
+    rig.store.script().away = true;
+    assert_eq!(rig.cycle().await?, Step::Away);
+    let mut calm = rig.store.script();
+    (calm.away, calm.broken) = (false, None);
+    drop(calm);
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    let applied = rig.store.script().applied.clone();
+    assert_eq!((applied.len(), applied.iter().collect::<HashSet<_>>().len()), (25, 25));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_everything_stops_the_lane_and_counts_nothing() -> Checked {
+    let mut rig = Rig::new(1)?;
+    rig.append_creates(5).await?;
+    rig.store.script().broken = Some(FailureClass::Systemic);
+    assert!(matches!(rig.cycle().await?, Step::Systemic(trouble) if trouble.summary == "scripted Systemic"));
+    assert_eq!(rig.waiting().await?.len(), 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn when_all_of_many_items_fail_it_is_not_the_items() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let ids = rig.append_creates(300).await?;
+    rig.fail(&ids, FailureClass::Item);
+    for _ in 0..5 {
+        assert!(matches!(rig.cycle().await?, Step::Systemic(_)));
+    }
+    assert_eq!((rig.waiting().await?.len(), rig.dead().await?.len()), (300, 0));
+    assert_eq!(rig.waiting().await?.iter().map(|item| item.retries).max(), Some(0));
+
+    rig.store.script().bad.clear();
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    assert_eq!(rig.snapshot().await?.counters.applied, 300);
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_poisoned_items_before_sound_ones_are_found_guilty() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let poisoned = rig.append_creates(25).await?;
+    rig.append_creates(40).await?;
+    rig.fail(&poisoned, FailureClass::Item);
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    assert_eq!((rig.dead().await?.len(), rig.snapshot().await?.counters.applied), (25, 40));
+    Ok(())
+}
+
+#[tokio::test]
+async fn however_many_are_poisoned_the_sound_ones_behind_them_get_through_in_the_end() -> Checked {
+    let mut rig = Rig::with_sizes(1, 20, 20)?;
+    let poisoned = rig.append_creates(150).await?;
+    rig.append_creates(1).await?;
+    rig.fail(&poisoned, FailureClass::Item);
+    let mut cycles = 0;
+    while rig.snapshot().await?.counters.applied == 0 {
+        cycles += 1;
+        assert!(cycles < 10, "each cycle tries others than the one before");
+        rig.cycle().await?;
+    }
+    assert_eq!(rig.dead().await?.len(), 150);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_refuses_is_final_but_for_what_may_still_come_from_elsewhere() -> Checked {
+    let mut rig = Rig::new(3)?;
+    let ids = rig.append_creates(4).await?;
+    rig.store.script().rejected = HashMap::from([
+        (ResourceKey::Task(ids[0]), Rejection::PreconditionFailed),
+        (ResourceKey::Task(ids[1]), Rejection::NotOwner),
+        (ResourceKey::Task(ids[2]), Rejection::NotFound),
+    ]);
+    assert!(is_due_later(&rig.cycle().await?));
+    let reasons: Vec<String> = rig.dead().await?.into_iter().map(|letter| letter.reason).collect();
+    assert_eq!(reasons, ["precondition_failed", "not_owner"]);
+    let waiting = rig.waiting().await?;
+    assert_eq!((waiting[0].retries, waiting[0].last_error.as_deref()), (1, Some("not_found")));
+    assert_eq!(rig.snapshot().await?.counters.applied, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn updates_of_what_is_not_there_are_no_sign_of_an_unsound_store() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let ids = rig.append_creates(40).await?;
+    rig.store.script().rejected =
+        ids.iter().map(|id| (ResourceKey::Task(*id), Rejection::NotFound)).collect();
+    assert_eq!(rig.cycle().await?, Step::Rested(None));
+    assert_eq!(rig.dead().await?.len(), 40);
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Everything that drains, put together: the stores and their watches, a worker for each lane, the lookout. The daemon
+//! runs it for its life, `syncd drain` for as long as it takes.
+
+use std::sync::Arc;
+
+use holdfast_shared::buffer::{Buffer, Lane};
+use holdfast_shared::clock::Clock;
+use holdfast_shared::config::{AppEnv, Config, PostgresConfig, RedisConfig, SyncConfig};
+use holdfast_shared::health::{Probed, StoreHealth, monitor};
+use holdfast_shared::store::StoreError;
+use holdfast_shared::store::postgres::{Postgres, Timeouts};
+use holdfast_shared::store::redis::Redis;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::board::Board;
+use crate::drain::{Drain, PostgresSink, RedisSink, Sink};
+use crate::gate::{Gate, Migrations, PostgresGate};
+use crate::lookout::Lookout;
+use crate::systemd::Pulse;
+use crate::worker::{Reins, Worker, WorkerError};
+
+/// A running engine. Dropping it ends it at once; a batch under way is then applied again later, which changes nothing.
+pub struct Engine {
+    board: Arc<Board>,
+    postgres: Option<(Postgres, StoreHealth)>,
+    redis: Option<StoreHealth>,
+    settings: watch::Sender<SyncConfig>,
+    stop: watch::Sender<bool>,
+    workers: JoinSet<Result<(), WorkerError>>,
+    /// The watches and the lookout.
+    watchers: JoinSet<()>,
+}
+
+/// What the parts of an engine share while it is being built.
+struct Site<'s> {
+    config: &'s Config,
+    buffer: &'s Buffer,
+    board: Arc<Board>,
+    settings: watch::Receiver<SyncConfig>,
+    stop: watch::Receiver<bool>,
+    wakes: Vec<Arc<Notify>>,
+    workers: JoinSet<Result<(), WorkerError>>,
+    watchers: JoinSet<()>,
+}
+
+impl Engine {
+    /// Starts it. `look` begins a cycle; `pulse` is for the service manager, where there is one. Call it within the
+    /// runtime.
+    ///
+    /// # Errors
+    /// When a store's settings can't be used. A store that can't be reached is no error.
+    pub fn start(
+        config: &Config,
+        buffer: &Buffer,
+        look: &Arc<Notify>,
+        pulse: Option<Pulse>,
+    ) -> Result<Self, StoreError> {
+        let (settings, settings_in_force) = watch::channel(config.sync.clone());
+        let (stop, stopped) = watch::channel(false);
+        let mut site = Site {
+            config,
+            buffer,
+            board: Arc::default(),
+            settings: settings_in_force,
+            stop: stopped,
+            wakes: Vec::new(),
+            workers: JoinSet::new(),
+            watchers: JoinSet::new(),
+        };
+        let postgres = config.postgres.as_ref().map(|postgres| site.start_postgres(postgres));
+        let redis = config.redis.as_ref().map(|redis| site.start_redis(redis)).transpose()?;
+        site.start_lookout(Arc::clone(look), pulse);
+        let Site { board, workers, watchers, .. } = site;
+        Ok(Engine { board, postgres, redis, settings, stop, workers, watchers })
+    }
+
+    /// What it is doing.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// PostgreSQL and its watch, where it is configured.
+    pub fn postgres(&self) -> Option<&(Postgres, StoreHealth)> {
+        self.postgres.as_ref()
+    }
+
+    /// Redis' watch, where it is configured.
+    pub fn redis(&self) -> Option<&StoreHealth> {
+        self.redis.as_ref()
+    }
+
+    /// The settings in force, as they change.
+    pub fn settings(&self) -> watch::Receiver<SyncConfig> {
+        self.settings.subscribe()
+    }
+
+    /// Puts other settings in force, from the next cycle on.
+    pub fn reconfigure(&self, sync: SyncConfig) {
+        self.settings.send_replace(sync);
+    }
+
+    /// Waits until a worker ends without having been told to; for ever when none does.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub async fn watch_workers(&mut self) -> Result<(), WorkerError> {
+        loop {
+            match self.workers.join_next().await {
+                None => std::future::pending::<()>().await,
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return Err(error),
+                Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+    }
+
+    /// Turns true when the engine stops.
+    pub fn stopped(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Has the workers finish the batch they are at, and waits until they have.
+    pub async fn finish(&mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.workers.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::error!(%error, "worker ended");
+            }
+        }
+        self.watchers.abort_all();
+    }
+}
+
+impl Site<'_> {
+    fn start_postgres(&mut self, config: &PostgresConfig) -> (Postgres, StoreHealth) {
+        let store = Postgres::new(config, Timeouts::drain());
+        let clock = Arc::clone(self.buffer.clock());
+        let learn = move |probed: &Probed| learn_time(&clock, probed);
+        let (health, watching) = monitor("postgres", store.clone(), self.config.health_interval, learn);
+        self.watchers.spawn(watching);
+        let migrations = match self.config.app_env {
+            AppEnv::Development | AppEnv::Testing => Migrations::Applied,
+            AppEnv::Production => Migrations::Left,
+        };
+        let gate = PostgresGate::new(store.clone(), health.clone(), self.buffer.clone(), migrations);
+        let sink = PostgresSink::new(store.clone(), health.clone());
+        let worker = self.worker(Lane::Postgres, sink, Gate::Postgres(gate));
+        self.workers.spawn(worker.run());
+        (store, health)
+    }
+
+    fn start_redis(&mut self, config: &RedisConfig) -> Result<StoreHealth, StoreError> {
+        let store = Redis::new(config, self.config.store_timeout)?;
+        let (health, watching) = monitor("redis", store.clone(), self.config.health_interval, |_| {});
+        self.watchers.spawn(watching);
+        let worker = self.worker(Lane::Redis, RedisSink::new(store, health.clone()), Gate::Redis);
+        self.workers.spawn(worker.run());
+        Ok(health)
+    }
+
+    fn worker<S: Sink>(&mut self, lane: Lane, sink: S, gate: Gate) -> Worker<S> {
+        let wake = Arc::new(Notify::new());
+        self.wakes.push(Arc::clone(&wake));
+        let reins = Reins {
+            board: Arc::clone(&self.board),
+            settings: self.settings.clone(),
+            stop: self.stop.clone(),
+            wake,
+        };
+        let drain = Drain::new(lane, self.buffer.clone(), sink, &self.config.sync);
+        Worker::new(drain, gate, reins)
+    }
+
+    fn start_lookout(&mut self, look: Arc<Notify>, pulse: Option<Pulse>) {
+        let lookout = Lookout::new(self.buffer.clone(), Arc::clone(&self.board), self.wakes.clone(), pulse);
+        self.watchers.spawn(lookout.run(look, self.stop.clone()));
+    }
+}
+
+/// Keeps the node's clock by PostgreSQL's.
+fn learn_time(clock: &Clock, probed: &Probed) {
+    if let Some(offset_ms) = probed.clock_offset_ms {
+        clock.set_offset_ms(offset_ms);
+    }
+}

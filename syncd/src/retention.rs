@@ -1,0 +1,129 @@
+//! What has had its time leaves: finished records and dead letters the buffer file, old records PostgreSQL.
+//!
+//! Each cycle takes bounded steps until nothing more is due. Pending items have no time; they never leave this way.
+
+use holdfast_shared::buffer::{Buffer, BufferError, Reader, RetentionReport};
+use holdfast_shared::config::SyncConfig;
+use holdfast_shared::domain::Timestamp;
+use holdfast_shared::health::StoreHealth;
+use holdfast_shared::store::StoreError;
+use holdfast_shared::store::postgres::{Postgres, RECORD_DAYS};
+use tokio::sync::watch;
+
+use crate::drain::with_causes;
+use crate::signals::told_to_stop;
+
+/// Most records one statement removes.
+const RECORDS_PER_STEP: usize = 1_000;
+
+/// Most steps of a cycle in PostgreSQL: a backlog of old records goes over several cycles.
+const MOST_STEPS: usize = 100;
+
+const DAY_US: i64 = 24 * 3600 * 1_000_000;
+
+/// The keeper of retention.
+pub struct Retention {
+    buffer: Buffer,
+    postgres: Option<(Postgres, StoreHealth)>,
+}
+
+impl Retention {
+    /// For this buffer, and PostgreSQL where it is configured.
+    pub fn new(buffer: Buffer, postgres: Option<(Postgres, StoreHealth)>) -> Self {
+        Retention { buffer, postgres }
+    }
+
+    /// Runs a cycle each interval until it is told to stop.
+    pub async fn run(self, settings: watch::Receiver<SyncConfig>, mut stop: watch::Receiver<bool>) {
+        let work = async {
+            loop {
+                self.cycle().await;
+                let interval = settings.borrow().interval;
+                tokio::time::sleep(interval).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = told_to_stop(&mut stop) => {}
+        }
+    }
+
+    /// Does all that is due. What fails is due again in the next cycle.
+    async fn cycle(&self) {
+        if let Err(error) = self.clear_buffer().await {
+            tracing::warn!(%error, "retention can't clear the buffer, and tries again");
+        }
+        if let Err(error) = self.clear_postgres().await {
+            tracing::warn!(error, "retention can't remove old records, and tries again");
+        }
+    }
+
+    async fn clear_buffer(&self) -> Result<(), BufferError> {
+        let mut total = RetentionReport::default();
+        loop {
+            let report = self.buffer.retain().await?;
+            total.finished_removed += report.finished_removed;
+            total.archived += report.archived;
+            if !report.more {
+                break;
+            }
+        }
+        let RetentionReport { finished_removed, archived, .. } = total;
+        if archived > 0 {
+            tracing::info!(archived, "dead letters moved to the archive");
+        }
+        if finished_removed > 0 {
+            tracing::debug!(finished_removed, "finished records removed");
+        }
+        Ok(())
+    }
+
+    async fn clear_postgres(&self) -> Result<(), String> {
+        let Some((postgres, health)) = &self.postgres else { return Ok(()) };
+        if !health.is_up() {
+            return Ok(());
+        }
+        let oldest = self.buffer.read(Reader::snapshot).await.map_err(|error| error.to_string())?.oldest_accepted_at;
+        let cutoff = cutoff(self.buffer.clock().now(), oldest);
+        let removed = remove_records(postgres, cutoff).await.map_err(|error| with_causes(&error))?;
+        if removed > 0 {
+            tracing::info!(removed, "old records of operations removed from postgres");
+        }
+        Ok(())
+    }
+}
+
+async fn remove_records(postgres: &Postgres, cutoff: Timestamp) -> Result<u64, StoreError> {
+    let mut total = 0;
+    for _ in 0..MOST_STEPS {
+        let removed = postgres.remove_old_records(cutoff, RECORDS_PER_STEP).await?;
+        total += removed;
+        if removed < RECORDS_PER_STEP as u64 {
+            break;
+        }
+    }
+    Ok(total)
+}
+
+/// Records before this may go: older than [`RECORD_DAYS`], and than everything that waits, since a record may be what
+/// keeps a replay from being applied twice.
+fn cutoff(now: Timestamp, oldest_pending: Option<Timestamp>) -> Timestamp {
+    let age_us = i64::from(RECORD_DAYS) * DAY_US;
+    let by_age = Timestamp::from_micros(now.as_micros().saturating_sub(age_us));
+    oldest_pending.map_or(by_age, |oldest| oldest.min(by_age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_go_after_ninety_days_but_never_before_what_waits() {
+        let now = Timestamp::from_micros(1_000 * DAY_US);
+        let ninety_days_ago = Timestamp::from_micros(910 * DAY_US);
+        let (recent, ancient) = (Timestamp::from_micros(999 * DAY_US), Timestamp::from_micros(5 * DAY_US));
+        assert_eq!(cutoff(now, None), ninety_days_ago);
+        assert_eq!(cutoff(now, Some(recent)), ninety_days_ago);
+        assert_eq!(cutoff(now, Some(ancient)), ancient);
+    }
+}

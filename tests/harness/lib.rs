@@ -1,0 +1,37 @@
+//! What the tests of the whole, the demo and the benchmark stand on.
+//!
+//! Nothing here is mocked: PostgreSQL, Redis and Holdfast's own binaries run
+//! as processes of their own, on private ports and in private directories, so
+//! any number of tests can run side by side. Whatever is started here is ended
+//! by its process id when its owner is dropped, also when a test panics.
+
+pub mod account;
+pub mod answer;
+pub mod client;
+pub mod daemon;
+pub mod ledger;
+pub mod load;
+pub mod node;
+pub mod ports;
+pub mod postgres;
+mod postgres_template;
+pub mod processes;
+pub mod program;
+pub mod proxy;
+pub mod raw_http;
+pub mod redis;
+pub mod story;
+pub mod summary;
+pub mod tokens;
+pub mod wait;
+
+pub use answer::Answer;
+pub use client::Client;
+pub use ledger::Ledger;
+pub use node::{Finished, Node};
+pub use ports::ReservedPort;
+pub use postgres::Postgres;
+pub use program::Program;
+pub use proxy::{FaultProxy, Flow};
+pub use redis::Redis;
+pub use wait::eventually;

@@ -1,0 +1,343 @@
+//! Several clients that write, insist on an answer, and read back what they
+//! were told.
+//!
+//! A client repeats a request only when it got no answer at all, and then under
+//! the same identity: the same `Idempotency-Key`, the same id in a PUT, the
+//! same new title in a PATCH. So a repeat must never make a second task.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
+
+use crate::answer::Answer;
+use crate::client::Client;
+use crate::ledger::{Ledger, TaskNumber};
+use crate::tokens;
+
+/// How long a client repeats one request that isn't answered.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two repeats.
+const REPEAT_GAP: Duration = Duration::from_millis(25);
+/// Every so manieth write of a client renames one of its earlier tasks.
+const RENAME_EVERY: u64 = 5;
+/// Every so manieth acknowledged write is read back at once.
+const READ_EVERY: u64 = 4;
+/// Complaints kept for the report; more of them say nothing new.
+const COMPLAINTS_KEPT: usize = 20;
+
+/// Whether the API process itself is up, which only its killer knows. Odd
+/// numbers mean that it is down, and each kill makes a new number.
+#[derive(Debug, Default)]
+pub struct ApiLife(AtomicU64);
+
+impl ApiLife {
+    /// To be called just before the API is killed, and once it is alive again.
+    pub fn turn(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Whether the API was up all the time since `then`.
+    fn lasted_since(&self, then: u64) -> bool {
+        then.is_multiple_of(2) && self.now() == then
+    }
+}
+
+/// What the writers share and what is known about them afterwards.
+#[derive(Debug)]
+pub struct Load {
+    /// Everything asked and answered.
+    pub ledger: Ledger,
+    /// Turned by whoever kills the API.
+    pub api_life: ApiLife,
+    origin: String,
+    gap: Duration,
+    stopping: AtomicBool,
+    unanswered: AtomicU64,
+    reads: AtomicU64,
+    pending_reads: AtomicU64,
+    complaints: Mutex<Vec<String>>,
+}
+
+/// Writers at work; [`RunningLoad::stop`] ends them.
+#[derive(Debug)]
+pub struct RunningLoad {
+    /// What they share.
+    pub load: Arc<Load>,
+    writers: Vec<JoinHandle<()>>,
+}
+
+/// How many clients write, and how much.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Clients, each with a user of its own.
+    pub writers: u32,
+    /// Of all clients together.
+    pub writes_per_second: u32,
+}
+
+impl Load {
+    /// Starts clients against the API at `origin`. `run` marks their tasks, as
+    /// [`Ledger::new`] says.
+    pub fn start(origin: &str, run: &str, pace: Pace) -> RunningLoad {
+        let load = Arc::new(Load {
+            ledger: Ledger::new(run),
+            api_life: ApiLife::default(),
+            origin: origin.to_owned(),
+            gap: Duration::from_secs(u64::from(pace.writers)) / pace.writes_per_second,
+            stopping: AtomicBool::new(false),
+            unanswered: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            pending_reads: AtomicU64::new(0),
+            complaints: Mutex::default(),
+        });
+        let writers = (0..pace.writers)
+            .map(|number| tokio::spawn(Writer::new(number, Arc::clone(&load)).work()))
+            .collect();
+        RunningLoad { load, writers }
+    }
+
+    /// Attempts that got no answer while the API itself was down.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Tasks read back at once after their write was acknowledged.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// How many of those reads said `pending`.
+    pub fn pending_reads(&self) -> u64 {
+        self.pending_reads.load(Ordering::Relaxed)
+    }
+
+    /// What was promised and didn't happen, as sentences.
+    pub fn complaints(&self) -> Vec<String> {
+        let complaints = self.complaints.lock();
+        complaints.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn complain(&self, what: String) {
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if complaints.len() < COMPLAINTS_KEPT {
+            complaints.push(what);
+        }
+    }
+}
+
+impl RunningLoad {
+    /// Lets every client finish the write it is at, then ends them.
+    ///
+    /// # Errors
+    /// When a client has panicked.
+    pub async fn stop(self) -> Result<Arc<Load>> {
+        self.load.stopping.store(true, Ordering::Relaxed);
+        for writer in self.writers {
+            writer.await.context("a writer has panicked")?;
+        }
+        Ok(self.load)
+    }
+}
+
+/// The user of the writer with this number.
+pub fn user_of_writer(number: u32) -> String {
+    format!("writer-{number}")
+}
+
+struct Writer {
+    client: Client,
+    load: Arc<Load>,
+    tasks: Vec<(TaskNumber, Uuid)>,
+    writes: u64,
+    acknowledged: u64,
+}
+
+impl Writer {
+    fn new(number: u32, load: Arc<Load>) -> Self {
+        let token = tokens::valid(&user_of_writer(number));
+        Self {
+            client: Client::new(&load.origin, &token),
+            load,
+            tasks: Vec::new(),
+            writes: 0,
+            acknowledged: 0,
+        }
+    }
+
+    async fn work(mut self) {
+        let mut ticks = tokio::time::interval(self.load.gap);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.load.stopping.load(Ordering::Relaxed) {
+            ticks.tick().await;
+            self.writes += 1;
+            if self.writes.is_multiple_of(RENAME_EVERY) && !self.tasks.is_empty() {
+                self.rename().await;
+            } else if self.writes.is_multiple_of(2) {
+                self.create_by_put().await;
+            } else {
+                self.create_by_post().await;
+            }
+        }
+    }
+
+    async fn create_by_put(&mut self) {
+        let (number, title) = self.load.ledger.begin_task();
+        let id = Uuid::new_v4();
+        let path = format!("/tasks/{id}");
+        let request = || {
+            self.client
+                .request(Method::PUT, &path)
+                .json(&json!({"title": title}))
+        };
+        let life = self.load.api_life.now();
+        if let Some(answer) = self.insist(request).await {
+            self.created(number, id, &answer);
+            self.read_back(id, &title, &answer, life).await;
+        }
+    }
+
+    async fn create_by_post(&mut self) {
+        let (number, title) = self.load.ledger.begin_task();
+        let key = Uuid::new_v4().to_string();
+        let request = || {
+            let post = self.client.request(Method::POST, "/tasks");
+            post.header("idempotency-key", &key)
+                .json(&json!({"title": title}))
+        };
+        let life = self.load.api_life.now();
+        let Some(answer) = self.insist(request).await else {
+            return;
+        };
+        match acknowledged_id(&answer) {
+            Some(id) => {
+                self.created(number, id, &answer);
+                self.read_back(id, &title, &answer, life).await;
+            }
+            None => self
+                .load
+                .complain(format!("a creation without an id: {}", answer.text())),
+        }
+    }
+
+    async fn rename(&mut self) {
+        let oldest_first = usize::try_from(self.writes / RENAME_EVERY - 1).unwrap_or(0);
+        let (number, id) = self.tasks[oldest_first % self.tasks.len()];
+        let words = format!("renamed {}", self.writes);
+        let title = self.load.ledger.begin_rename(number, &words);
+        let path = format!("/tasks/{id}");
+        let request = || {
+            self.client
+                .request(Method::PATCH, &path)
+                .json(&json!({"title": title}))
+        };
+        let life = self.load.api_life.now();
+        if let Some(answer) = self.insist(request).await {
+            self.load.ledger.acknowledge_rename(number);
+            self.acknowledged += 1;
+            self.read_back(id, &title, &answer, life).await;
+        }
+    }
+
+    fn created(&mut self, number: TaskNumber, id: Uuid, answer: &Answer) {
+        if acknowledged_id(answer).is_some_and(|acknowledged| acknowledged != id) {
+            self.load
+                .complain(format!("PUT of {id} answered {}", answer.text()));
+        }
+        self.load.ledger.acknowledge_task(number, id);
+        self.tasks.push((number, id));
+        self.acknowledged += 1;
+    }
+
+    /// Sends a request until it is answered. `None` when the answer is no 2xx
+    /// or never comes, both of which is complained about.
+    async fn insist(&self, request: impl Fn() -> RequestBuilder) -> Option<Answer> {
+        let started = Instant::now();
+        let mut repeats = 0;
+        while started.elapsed() < PATIENCE {
+            let life = self.load.api_life.now();
+            match self.client.send(request()).await {
+                Ok(answer) => {
+                    self.load
+                        .ledger
+                        .count_answer(answer.status(), answer.elapsed());
+                    // The first attempt, which went unanswered, may still run.
+                    let first_still_runs = answer.status() == 409 && repeats > 0;
+                    if answer.is_success() {
+                        return Some(answer);
+                    }
+                    if !first_still_runs {
+                        let status = answer.status();
+                        self.load
+                            .complain(format!("a write got {status}: {}", answer.text()));
+                        return None;
+                    }
+                }
+                Err(error) if self.load.api_life.lasted_since(life) => {
+                    self.load
+                        .complain(format!("a write got no answer: {error:#}"));
+                }
+                Err(_) => {
+                    self.load.unanswered.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            repeats += 1;
+            tokio::time::sleep(REPEAT_GAP).await;
+        }
+        self.load
+            .complain(format!("a write was repeated {repeats} times in vain"));
+        None
+    }
+
+    /// Reads a task whose write was just acknowledged. Where the answer was
+    /// only an operation, the node can't know the task, and may say so.
+    async fn read_back(&self, id: Uuid, title: &str, acknowledged: &Answer, life: u64) {
+        let knows_the_task = acknowledged.json()["title"].is_string();
+        if !knows_the_task || !self.acknowledged.is_multiple_of(READ_EVERY) {
+            return;
+        }
+        let read = self.client.get(&format!("/tasks/{id}")).await;
+        // Another process may not know what its predecessor had written through.
+        if !self.load.api_life.lasted_since(life) {
+            return;
+        }
+        match read {
+            Ok(answer) if answer.status() == 200 && answer.json()["title"] == title => {
+                self.load.reads.fetch_add(1, Ordering::Relaxed);
+                if answer.json()["sync_state"] == "pending" {
+                    self.load.pending_reads.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Ok(answer) => {
+                let status = answer.status();
+                let text = answer.text();
+                self.load
+                    .complain(format!("{title:?} read back as {status}: {text}"));
+            }
+            Err(error) => self
+                .load
+                .complain(format!("{title:?} not read back: {error:#}")),
+        }
+    }
+}
+
+/// The task's id in the answer to a creation: a task's own, or an operation's
+/// `entity_id`.
+fn acknowledged_id(answer: &Answer) -> Option<Uuid> {
+    let body = answer.json();
+    let id = body["entity_id"].as_str().or_else(|| body["id"].as_str())?;
+    id.parse().ok()
+}

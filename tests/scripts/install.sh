@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Installs what the tests, the demo and the benchmark need beyond Rust: a C
+# compiler, PostgreSQL and Redis as programs. Says what it does, changes nothing
+# where all is there, and neither creates a cluster nor starts a service: the
+# tests run private instances of their own.
+#
+# Exit codes: 0 all is there, 69 something is missing that can't be installed.
+set -euo pipefail
+
+readonly UNAVAILABLE=69
+readonly CREATE_NO_CLUSTER=/etc/postgresql-common/createcluster.d/holdfast-tests.conf
+
+say() { printf 'install: %s\n' "$*"; }
+
+fail() {
+    printf 'install: %s\n' "$*" >&2
+    exit "$UNAVAILABLE"
+}
+
+# PostgreSQL 15 or later, where Debian puts it or on the PATH.
+has_postgres() {
+    local initdb version
+    for initdb in /usr/lib/postgresql/*/bin/initdb "$(command -v initdb || true)"; do
+        [[ -x $initdb && -x ${initdb%initdb}postgres ]] || continue
+        version=$("${initdb%initdb}postgres" --version | grep -oE '[0-9]+' | head -n 1)
+        if ((version >= 15)); then return 0; fi
+    done
+    return 1
+}
+
+missing_packages() {
+    has_postgres || postgres_package
+    command -v redis-server >/dev/null || echo redis-server
+    command -v make >/dev/null || echo make
+    command -v cc >/dev/null || echo gcc libc6-dev
+}
+
+# Debian 12 has 15; later ones have only their own version, all of which will do.
+postgres_package() {
+    if [[ -n $(apt-cache policy postgresql-15 2>/dev/null) ]]; then
+        echo postgresql-15
+    else
+        echo postgresql
+    fi
+}
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
+}
+
+may_install() {
+    command -v apt-get >/dev/null || return 1
+    ((EUID == 0)) || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }
+}
+
+# A Redis that this script installs is not to run as a service, now or after a
+# restart; one that was here before is none of its business.
+redis_is_new() {
+    [[ -d /run/systemd/system ]] && [[ " $* " == *' redis-server '* ]]
+}
+
+hold_back_services() {
+    as_root mkdir -p "$(dirname "$CREATE_NO_CLUSTER")"
+    echo 'create_main_cluster = false' | as_root tee "$CREATE_NO_CLUSTER" >/dev/null
+    if redis_is_new "$@"; then
+        as_root systemctl mask --runtime --quiet redis-server.service
+    fi
+}
+
+release_services() {
+    as_root rm -f "$CREATE_NO_CLUSTER"
+    if redis_is_new "$@"; then
+        as_root systemctl unmask --runtime --quiet redis-server.service
+    fi
+}
+
+install_packages() {
+    local apt_get=(env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -qq)
+    # shellcheck disable=SC2064 # the packages of now are meant
+    trap "release_services $*" EXIT
+    hold_back_services "$@"
+    as_root "${apt_get[@]}" install -y --no-install-recommends "$@" >/dev/null ||
+        fail "apt-get could not install: $*"
+    if redis_is_new "$@"; then as_root systemctl disable --quiet redis-server.service; fi
+}
+
+main() {
+    command -v cargo >/dev/null ||
+        fail "cargo is missing: install Rust 1.94 or later, see https://rustup.rs"
+    local missing
+    read -r -a missing <<<"$(missing_packages | xargs)"
+    if ((${#missing[@]} == 0)); then
+        return 0
+    fi
+    may_install ||
+        fail "please install these first (as root, or with sudo without a password, this script would): ${missing[*]}"
+    # The lists may be missing altogether, and with them the right package names.
+    say "refreshing the package lists"
+    as_root apt-get -qq update || fail "apt-get could not refresh its lists"
+    read -r -a missing <<<"$(missing_packages | xargs)"
+    say "installing ${missing[*]}"
+    install_packages "${missing[@]}"
+    say "done"
+}
+
+main

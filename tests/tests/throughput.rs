@@ -1,0 +1,361 @@
+//! Many writes at once, counted one by one.
+//!
+//! Two API processes accept creations and renames into one buffer, without a PostgreSQL of their own, while syncd
+//! drains it into a real one. Each acknowledged write must be there: each task once, under its newest acknowledged
+//! title, and each operation in the ledger once.
+//!
+//! `HOLDFAST_ITEMS` sets how many writes (100 000 unless it is set).
+
+#[path = "../bin/bench/keep_alive.rs"]
+mod keep_alive;
+
+use std::collections::HashMap;
+use std::env;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use holdfast_tests::{Client, FaultProxy, Flow, Node, Postgres, Program, eventually, tokens};
+use keep_alive::{KeepAlive, request};
+use serde_json::{Value, json};
+use sqlx::Row;
+use sqlx::postgres::PgConnection;
+use tokio::task::{JoinHandle, JoinSet};
+use uuid::Uuid;
+
+const DATABASE: &str = "holdfast";
+
+/// Writes in all, unless `HOLDFAST_ITEMS` says otherwise.
+const ITEMS: u64 = 100_000;
+
+/// Clients at once, each a user of its own.
+const CLIENTS: u64 = 64;
+
+/// Writes of one task: its creation, then renames. Spread over the two APIs in turn, so that a rename is often
+/// accepted by another process than the write before it.
+const WRITES_PER_TASK: u64 = 5;
+
+/// Tasks that a client works at in turn: so that writes of a task have others between them, and the earlier ones are
+/// perhaps drained before the later ones come.
+const TASKS_AT_ONCE: usize = 4;
+
+/// Between two looks at the backlog.
+const LOOK_GAP: Duration = Duration::from_millis(50);
+
+/// Once nothing is accepted any more, far more than the rest takes.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a client was told: the newest acknowledged title of each of its tasks.
+type Acknowledged = HashMap<Uuid, String>;
+
+/// The figures of one run.
+struct Figures {
+    accepted: u64,
+    accepting: Duration,
+    whole: Duration,
+    peak: u64,
+}
+
+struct Stage {
+    // In the order in which they end: programs first, what they need after.
+    apis: [Program; 2],
+    syncd: Program,
+    node: Node,
+    addresses: [String; 2],
+    _beside: [Node; 2],
+    _proxy: FaultProxy,
+    postgres: Postgres,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_write_that_two_apis_accepted_is_applied_once_and_in_order() -> Result<()> {
+    let stage = set_up().await?;
+    let writes = number_of_writes()?;
+    let began = Instant::now();
+    let backlog = Backlog::watch(&stage.apis[0]);
+    let acknowledged = write_all(&stage.addresses, writes).await?;
+    let accepting = began.elapsed();
+    wait_drained(&stage.apis[0]).await?;
+    let figures = Figures {
+        accepted: writes,
+        accepting,
+        whole: began.elapsed(),
+        peak: backlog.stop(),
+    };
+    figures.print();
+
+    let mut connection = stage.postgres.connect(DATABASE).await?;
+    expect_tasks(&mut connection, &acknowledged).await?;
+    expect_operations(&mut connection, writes).await?;
+    expect_empty(&stage.node).await?;
+    for program in [&stage.apis[0], &stage.apis[1], &stage.syncd] {
+        expect_conserved(&program.anonymous()).await?;
+    }
+    Ok(())
+}
+
+async fn set_up() -> Result<Stage> {
+    let postgres = Postgres::start().await?;
+    let url = postgres.create_database(DATABASE).await?;
+    let mut proxy = FaultProxy::start(postgres.port()).await?;
+    proxy.set(Flow::Cut).await?;
+    let node = Node::new()?.with("DATABASE_URL", &url);
+    let migrated = node.syncd(&["migrate"]).await?;
+    ensure!(
+        migrated.code == Some(0),
+        "syncd migrate failed: {}",
+        migrated.stderr
+    );
+    let away = postgres.url_through(proxy.port(), DATABASE);
+    let beside = [
+        node.beside()?.with("DATABASE_URL", &away),
+        node.beside()?.with("DATABASE_URL", &away),
+    ];
+    let apis = [beside[0].start_api().await?, beside[1].start_api().await?];
+    let syncd = node.start_syncd().await?;
+    let addresses = [beside[0].api_address(), beside[1].api_address()];
+    Ok(Stage {
+        apis,
+        syncd,
+        node,
+        addresses,
+        _beside: beside,
+        _proxy: proxy,
+        postgres,
+    })
+}
+
+/// A multiple of what one round of all clients makes.
+fn number_of_writes() -> Result<u64> {
+    let wanted = match env::var("HOLDFAST_ITEMS") {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("HOLDFAST_ITEMS={text} is no number"))?,
+        Err(_) => ITEMS,
+    };
+    let tasks_per_client = (wanted / CLIENTS / WRITES_PER_TASK).max(1);
+    Ok(tasks_per_client * CLIENTS * WRITES_PER_TASK)
+}
+
+async fn write_all(addresses: &[String; 2], writes: u64) -> Result<Acknowledged> {
+    let tasks_per_client = writes / CLIENTS / WRITES_PER_TASK;
+    let mut working = JoinSet::new();
+    for number in 0..CLIENTS {
+        let writer = Writer::connect(number, addresses).await?;
+        working.spawn(writer.work(tasks_per_client));
+    }
+    let mut all = Acknowledged::new();
+    while let Some(worked) = working.join_next().await {
+        all.extend(worked.context("a writer has panicked")??);
+    }
+    Ok(all)
+}
+
+/// One client with a connection to each API.
+struct Writer {
+    token: String,
+    connections: [KeepAlive; 2],
+    sent: usize,
+    acknowledged: Acknowledged,
+}
+
+impl Writer {
+    async fn connect(number: u64, addresses: &[String; 2]) -> Result<Self> {
+        let connections = [
+            KeepAlive::open(&addresses[0]).await?,
+            KeepAlive::open(&addresses[1]).await?,
+        ];
+        // Half of them begin at the other API.
+        let sent = usize::try_from(number % 2)?;
+        let token = tokens::valid(&format!("writer-{number}"));
+        Ok(Self {
+            token,
+            connections,
+            sent,
+            acknowledged: Acknowledged::new(),
+        })
+    }
+
+    async fn work(mut self, tasks: u64) -> Result<Acknowledged> {
+        let ids: Vec<Uuid> = (0..tasks).map(|_| Uuid::now_v7()).collect();
+        for some in ids.chunks(TASKS_AT_ONCE) {
+            for version in 0..WRITES_PER_TASK {
+                for id in some {
+                    self.write(*id, version).await?;
+                }
+            }
+        }
+        Ok(self.acknowledged)
+    }
+
+    /// The creation (version 0) or a rename of a task.
+    async fn write(&mut self, id: Uuid, version: u64) -> Result<()> {
+        let title = format!("version {version}");
+        let path = format!("/api/v1/tasks/{id}");
+        let request = if version == 0 {
+            let task = json!({"title": title, "description": "x".repeat(400), "tags": ["bulk"]});
+            request("PUT", &path, &self.token, &task.to_string())
+        } else {
+            request(
+                "PATCH",
+                &path,
+                &self.token,
+                &json!({"title": title}).to_string(),
+            )
+        };
+        // Each task's writes alternate between the processes, whatever the number of tasks at once.
+        let process = (self.sent + usize::try_from(version)?) % 2;
+        let connection = &mut self.connections[process];
+        let status = connection.exchange(&request).await?;
+        let body = String::from_utf8_lossy(connection.body());
+        ensure!(
+            status == 202,
+            "version {version} of {id} got {status}: {body}"
+        );
+        self.acknowledged.insert(id, title);
+        Ok(())
+    }
+}
+
+/// Follows the backlog and keeps its peak.
+struct Backlog {
+    peak: Arc<AtomicU64>,
+    looking: JoinHandle<()>,
+}
+
+impl Backlog {
+    fn watch(api: &Program) -> Self {
+        let peak = Arc::new(AtomicU64::new(0));
+        let (seen, client) = (Arc::clone(&peak), api.anonymous());
+        let looking = tokio::spawn(async move {
+            loop {
+                if let Ok(answer) = client.get_outside("/health").await {
+                    seen.fetch_max(pending(answer.json()).unwrap_or(0), Ordering::Relaxed);
+                }
+                tokio::time::sleep(LOOK_GAP).await;
+            }
+        });
+        Self { peak, looking }
+    }
+
+    fn stop(self) -> u64 {
+        self.looking.abort();
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
+fn pending(health: &Value) -> Option<u64> {
+    health["buffer"]["pending"].as_u64()
+}
+
+async fn wait_drained(api: &Program) -> Result<()> {
+    api.wait_health(DRAIN_DEADLINE, "an empty buffer", |health| {
+        pending(health) == Some(0)
+    })
+    .await
+    .map(drop)
+}
+
+impl Figures {
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 writes")]
+    fn print(&self) {
+        let per_second = |elapsed: Duration| self.accepted as f64 / elapsed.as_secs_f64();
+        println!(
+            "{} writes by two processes: accepted {:.0}/s while drained, all drained after {:.1} s ({:.0}/s), \
+             backlog at most {}",
+            self.accepted,
+            per_second(self.accepting),
+            self.whole.as_secs_f64(),
+            per_second(self.whole),
+            self.peak,
+        );
+    }
+}
+
+/// Each acknowledged task once, with its newest acknowledged title, and no other.
+async fn expect_tasks(connection: &mut PgConnection, acknowledged: &Acknowledged) -> Result<()> {
+    let rows = sqlx::query("SELECT id, title FROM tasks")
+        .fetch_all(connection)
+        .await?;
+    let mut missing = acknowledged.clone();
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let (id, title): (Uuid, String) = (row.try_get("id")?, row.try_get("title")?);
+        match missing.remove(&id) {
+            Some(expected) if expected == title => {}
+            Some(expected) => wrong.push(format!("{id} is {title:?} instead of {expected:?}")),
+            None => wrong.push(format!(
+                "{id}, {title:?}, is there twice or was never acknowledged"
+            )),
+        }
+    }
+    if let Some((id, title)) = missing.iter().next() {
+        bail!(
+            "{} of {} tasks are missing, such as {id}, {title:?}",
+            missing.len(),
+            acknowledged.len()
+        );
+    }
+    if let Some(first) = wrong.first() {
+        bail!("{} tasks are wrong, such as: {first}", wrong.len());
+    }
+    Ok(())
+}
+
+/// As many operations in the ledger as were accepted, none of them dead.
+async fn expect_operations(connection: &mut PgConnection, accepted: u64) -> Result<()> {
+    let rows =
+        sqlx::query("SELECT state, count(*) AS count FROM applied_operations GROUP BY state")
+            .fetch_all(connection)
+            .await?;
+    let mut by_state = HashMap::new();
+    for row in &rows {
+        let (state, count): (String, i64) = (row.try_get("state")?, row.try_get("count")?);
+        by_state.insert(state, u64::try_from(count)?);
+    }
+    let all: u64 = by_state.values().sum();
+    ensure!(
+        all == accepted,
+        "{all} operations in the ledger, {accepted} accepted: {by_state:?}"
+    );
+    let ended_well = ["applied", "superseded"]
+        .iter()
+        .filter_map(|state| by_state.get(*state));
+    ensure!(
+        ended_well.sum::<u64>() == accepted,
+        "some ended badly: {by_state:?}"
+    );
+    Ok(())
+}
+
+async fn expect_empty(node: &Node) -> Result<()> {
+    let status = node.syncd(&["status", "--json"]).await?;
+    let json = status.expect_code(0).json()?;
+    ensure!(pending(&json) == Some(0), "something is pending: {json}");
+    ensure!(json["buffer"]["dead"] == 0, "something is dead: {json}");
+    Ok(())
+}
+
+/// What went in came out, as each process counts it; a process shows it with its next look at the buffer.
+async fn expect_conserved(client: &Client) -> Result<()> {
+    eventually(
+        Duration::from_secs(10),
+        "holdfast_conservation_imbalance 0",
+        async || {
+            let answer = client
+                .get_outside("/metrics")
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            let lines = answer.text().lines();
+            let imbalance = lines
+                .filter_map(|line| line.strip_prefix("holdfast_conservation_imbalance "))
+                .next();
+            match imbalance {
+                Some("0") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        },
+    )
+    .await
+}
