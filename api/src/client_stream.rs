@@ -32,16 +32,26 @@ pub struct ClientStream {
 impl ClientStream {
     /// Bounds this connection.
     pub fn new(stream: TcpStream) -> Self {
-        ClientStream { stream, stall: None, linger: None }
+        ClientStream {
+            stream,
+            stall: None,
+            linger: None,
+        }
     }
 
     /// Lets a write through, or ends it when none has got any further for [`WRITE_STALL`].
-    fn bound<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn bound<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stall = None;
             return written;
         }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
         match stall.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -50,13 +60,21 @@ impl ClientStream {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(context, into)
     }
 }
 
 impl AsyncWrite for ClientStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(context, bytes);
         this.bound(context, written)
@@ -113,7 +131,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (ClientStream::new(accepted.expect("accepted").0), client.expect("connected"))
+        (
+            ClientStream::new(accepted.expect("accepted").0),
+            client.expect("connected"),
+        )
     }
 
     #[tokio::test]

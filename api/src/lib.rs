@@ -29,9 +29,9 @@ use tokio::sync::watch;
 
 use crate::handler::App;
 use crate::lifecycle::Phase;
+use crate::middleware::rate::RateLimit;
 use crate::middleware::token::TokenVerifier;
 use crate::server::ServerLimits;
-use crate::transport::view::mode_word;
 
 /// How long closing the buffer may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
@@ -48,17 +48,26 @@ pub async fn run(
     metrics: PrometheusHandle,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    let address = listener.local_addr().context("the listener has no address")?;
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
     let limits = ServerLimits {
         max_connections: config.max_connections,
         drain_deadline: config.shutdown_timeout,
     };
+    let rate_limit = RateLimit::new(config.rate_limit_per_minute);
     let (verifier, repository) = open(config).await?;
     let (phase, phase_watch) = watch::channel(Phase::Serving);
     let following = verifier.key_set().map(|keys| tokio::spawn(keys.follow()));
     let alive = tokio::spawn(systemd::keep_alive());
-    announce(address, &repository).await;
-    let app = App { repository: repository.clone(), verifier, metrics, phase: phase_watch };
+    announce(address, &repository);
+    let app = App {
+        repository: repository.clone(),
+        verifier,
+        rate_limit,
+        metrics,
+        phase: phase_watch,
+    };
     let mut foreign: Option<ForeignBuffer> = None;
     let stop = async {
         tokio::select! {
@@ -87,13 +96,21 @@ async fn open(config: Config) -> Result<(TokenVerifier, Repository)> {
 
 /// Closes the buffer, unless its file is held by somebody who doesn't let go: all that was answered is in it already.
 async fn close(repository: &Repository) {
-    if tokio::time::timeout(CLOSE_DEADLINE, repository.close()).await.is_err() {
+    if tokio::time::timeout(CLOSE_DEADLINE, repository.close())
+        .await
+        .is_err()
+    {
         tracing::warn!("the buffer could not be closed in time");
     }
 }
 
-async fn announce(address: SocketAddr, repository: &Repository) {
-    let mode = mode_word(repository.health().await.status);
+/// Of the stores nothing is known yet: each is announced by its own line as soon as it has been probed.
+fn announce(address: SocketAddr, repository: &Repository) {
+    let mode = if repository.is_embedded() {
+        "embedded"
+    } else {
+        "stores"
+    };
     tracing::info!(%address, mode, version = env!("CARGO_PKG_VERSION"), "taking requests");
     systemd::ready(address);
 }

@@ -47,7 +47,10 @@ fn main() -> ExitCode {
 
 fn start() -> Result<(), Failure> {
     install_crypto();
-    let config = Config::load().map_err(|faults| Failure { code: exit::CONFIG, line: told(&faults) })?;
+    let config = Config::load().map_err(|faults| Failure {
+        code: exit::CONFIG,
+        line: told(&faults),
+    })?;
     let runtime = Runtime::new().map_err(failing(exit::INTERNAL))?;
     let lived = runtime.block_on(live(config));
     runtime.shutdown_timeout(LAST_WAIT);
@@ -64,13 +67,16 @@ async fn live(config: Config) -> Result<(), Failure> {
     if served.is_ok() {
         tracing::info!("ended");
     }
-    served.map_err(|error| Failure { code: exit_code(&error), line: format!("{error:#}") })
+    served.map_err(|error| Failure {
+        code: exit_code(&error),
+        line: format!("{error:#}"),
+    })
 }
 
-/// All faults of the configuration, one line for each.
+/// All faults of the configuration, one line for each, as if each were the only one.
 fn told(faults: &ConfigFaults) -> String {
-    let lines: Vec<String> = faults.faults().iter().map(|fault| format!("\n  {fault}")).collect();
-    format!("the configuration can't be used:{}", lines.concat())
+    let lines: Vec<String> = faults.faults().iter().map(ToString::to_string).collect();
+    lines.join("\nholdfast-api: ")
 }
 
 /// One provider for every TLS connection of the process, chosen before any is made.
@@ -81,7 +87,9 @@ fn install_crypto() {
 
 /// Help and version are asked for and end well; anything else that ends here is a wrong use.
 fn read_command_line() -> Result<(), u8> {
-    let Err(error) = CommandLine::try_parse() else { return Ok(()) };
+    let Err(error) = CommandLine::try_parse() else {
+        return Ok(());
+    };
     let code = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
         _ => exit::USAGE,
@@ -94,38 +102,55 @@ fn read_command_line() -> Result<(), u8> {
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     let passed = systemd::passed_listener();
-    if let Some(listener) = passed.map_err(|error| Failure { code: exit::UNAVAILABLE, line: format!("{error:#}") })? {
+    if let Some(listener) = passed.map_err(|error| Failure {
+        code: exit::UNAVAILABLE,
+        line: format!("{error:#}"),
+    })? {
         return Ok(listener);
     }
-    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| cannot_listen(address, &error))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
     let (code, line) = match error.kind() {
         io::ErrorKind::AddrInUse => (
             exit::UNAVAILABLE,
-            format!("{address} is in use by another process: stop that one, or set API_ADDR to a free address"),
+            format!(
+                "{address} is in use by another process: stop that one, or set API_ADDR to a free address"
+            ),
         ),
-        io::ErrorKind::AddrNotAvailable => {
-            (exit::CONFIG, format!("this machine has no address {}: set API_ADDR to one it has", address.ip()))
-        }
+        io::ErrorKind::AddrNotAvailable => (
+            exit::CONFIG,
+            format!(
+                "this machine has no address {}: set API_ADDR to one it has",
+                address.ip()
+            ),
+        ),
         io::ErrorKind::PermissionDenied => (
             exit::UNAVAILABLE,
             format!("not allowed to listen on {address}: set API_ADDR to a port above 1023"),
         ),
-        _ => (exit::UNAVAILABLE, format!("can't listen on {address}: {error}")),
+        _ => (
+            exit::UNAVAILABLE,
+            format!("can't listen on {address}: {error}"),
+        ),
     };
     Failure { code, line }
 }
 
 fn failing<E: Display>(code: u8) -> impl FnOnce(E) -> Failure {
-    move |error| Failure { code, line: error.to_string() }
+    move |error| Failure {
+        code,
+        line: error.to_string(),
+    }
 }
 
 /// What a service manager is told: another database or a bad key is for a person to set right, a disk may be.
 fn exit_code(error: &anyhow::Error) -> u8 {
     let of_keys = error.downcast_ref().map(|error| match error {
-        VerifierError::Io(_) => exit::IO,
+        VerifierError::Io(_) | VerifierError::DevelopmentSecret(_) => exit::IO,
         _ => exit::CONFIG,
     });
     let of_opening = error.downcast_ref().map(|error| match error {
@@ -133,5 +158,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         OpenError::Store(_) | OpenError::Foreign(_) => exit::CONFIG,
     });
     let of_meeting = error.downcast_ref::<ForeignBuffer>().map(|_| exit::CONFIG);
-    of_keys.or(of_opening).or(of_meeting).unwrap_or(exit::INTERNAL)
+    of_keys
+        .or(of_opening)
+        .or(of_meeting)
+        .unwrap_or(exit::INTERNAL)
 }

@@ -102,11 +102,19 @@ pub fn filter(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(warp::header::headers_cloned())
         .and(warp::ext::get::<Arc<Exchange>>())
         .and(warp::body::stream())
-        .then(move |method: Method, path: FullPath, query, headers, exchange, body| {
-            let path = path.as_str().to_owned();
-            let head = Head { method, path, parameter: String::new(), query, headers };
-            answer(Arc::clone(&app), head, boxed(body), exchange)
-        })
+        .then(
+            move |method: Method, path: FullPath, query, headers, exchange, body| {
+                let path = path.as_str().to_owned();
+                let head = Head {
+                    method,
+                    path,
+                    parameter: String::new(),
+                    query,
+                    headers,
+                };
+                answer(Arc::clone(&app), head, boxed(body), exchange)
+            },
+        )
         .recover(|rejection: warp::Rejection| async move {
             tracing::error!(?rejection, "the framework refused a request");
             Ok::<_, std::convert::Infallible>(Problem::internal().into_response(""))
@@ -116,10 +124,16 @@ pub fn filter(app: Arc<App>) -> BoxedFilter<(Response,)> {
 }
 
 fn boxed(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> BodyStream {
-    body.map_ok(|mut chunk| chunk.copy_to_bytes(chunk.remaining())).boxed()
+    body.map_ok(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))
+        .boxed()
 }
 
-async fn answer(app: Arc<App>, mut head: Head, body: BodyStream, exchange: Arc<Exchange>) -> Response {
+async fn answer(
+    app: Arc<App>,
+    mut head: Head,
+    body: BodyStream,
+    exchange: Arc<Exchange>,
+) -> Response {
     let answered = match choose(&head.method, &head.path) {
         Choice::Route(route, parameter) => {
             exchange.set_route(route.template);
@@ -158,6 +172,9 @@ async fn run(
 async fn admit(app: &App, headers: &HeaderMap) -> Result<Caller, Problem> {
     let caller = authenticate(&app.verifier, &app.repository, headers).await?;
     Span::current().record("user_id", caller.user.as_str());
+    if let Some(limit) = &app.rate_limit {
+        limit.count(&caller.user)?;
+    }
     Ok(caller)
 }
 
@@ -181,9 +198,18 @@ async fn finish(write: Answer, slot: ConnectionSlot) -> Result<Response, Problem
 
 fn choose(method: &Method, path: &str) -> Choice {
     // Whatever can be read can be asked about (RFC 9110 §9.3.2); the server leaves the body out.
-    let wanted = if *method == Method::HEAD { &Method::GET } else { method };
-    let mut matching = ROUTES.iter().filter_map(|route| Some((route, parameter(route.template, path)?))).peekable();
-    let Some((first, _)) = matching.peek() else { return Choice::Nothing };
+    let wanted = if *method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
+    let mut matching = ROUTES
+        .iter()
+        .filter_map(|route| Some((route, parameter(route.template, path)?)))
+        .peekable();
+    let Some((first, _)) = matching.peek() else {
+        return Choice::Nothing;
+    };
     let first = *first;
     match matching.find(|(route, _)| route.method == *wanted) {
         Some((route, parameter)) => Choice::Route(route, parameter),
@@ -210,7 +236,10 @@ fn parameter(template: &str, path: &str) -> Option<String> {
 /// The methods of a path, for `Allow`.
 fn allowed(path: &str) -> String {
     let mut methods: Vec<&str> = Vec::new();
-    for route in ROUTES.iter().filter(|route| parameter(route.template, path).is_some()) {
+    for route in ROUTES
+        .iter()
+        .filter(|route| parameter(route.template, path).is_some())
+    {
         methods.push(route.method.as_str());
         if route.method == Method::GET {
             methods.push("HEAD");
@@ -224,7 +253,8 @@ fn allowed(path: &str) -> String {
 fn method_not_allowed(path: &str) -> Problem {
     let allowed = allowed(path);
     let value = HeaderValue::try_from(&allowed).expect("methods are ASCII");
-    Problem::new(Kind::MethodNotAllowed, format!("this path takes {allowed}")).with_header(ALLOW, value)
+    Problem::new(Kind::MethodNotAllowed, format!("this path takes {allowed}"))
+        .with_header(ALLOW, value)
 }
 
 #[cfg(test)]
@@ -242,24 +272,59 @@ mod tests {
 
     #[test]
     fn a_path_and_a_method_choose_one_route() {
-        assert_eq!(chosen("POST", "/api/v1/tasks"), Some(("/api/v1/tasks", String::new())));
-        assert_eq!(chosen("GET", "/api/v1/tasks/x"), Some(("/api/v1/tasks/{id}", "x".to_owned())));
-        assert_eq!(chosen("HEAD", "/api/v1/tasks/x"), Some(("/api/v1/tasks/{id}", "x".to_owned())));
-        assert_eq!(chosen("DELETE", "/api/v1/sessions/current"), Some(("/api/v1/sessions/current", String::new())));
-        assert_eq!(chosen("DELETE", "/api/v1/sessions/a%2Fb%7C"), Some(("/api/v1/sessions/{id}", "a/b|".to_owned())));
+        assert_eq!(
+            chosen("POST", "/api/v1/tasks"),
+            Some(("/api/v1/tasks", String::new()))
+        );
+        assert_eq!(
+            chosen("GET", "/api/v1/tasks/x"),
+            Some(("/api/v1/tasks/{id}", "x".to_owned()))
+        );
+        assert_eq!(
+            chosen("HEAD", "/api/v1/tasks/x"),
+            Some(("/api/v1/tasks/{id}", "x".to_owned()))
+        );
+        assert_eq!(
+            chosen("DELETE", "/api/v1/sessions/current"),
+            Some(("/api/v1/sessions/current", String::new()))
+        );
+        assert_eq!(
+            chosen("DELETE", "/api/v1/sessions/a%2Fb%7C"),
+            Some(("/api/v1/sessions/{id}", "a/b|".to_owned()))
+        );
     }
 
     #[test]
     fn what_is_not_in_the_table_is_nothing() {
-        for path in ["/", "", "/api/v1", "/api/v1/", "/api/v1/tasks/", "/api/v1/tasks/a/b", "//api/v1/tasks", "/API/v1/tasks", "/api/v1/tasks/%FF", "*"] {
-            assert!(matches!(choose(&Method::GET, path), Choice::Nothing), "{path}");
+        for path in [
+            "/",
+            "",
+            "/api/v1",
+            "/api/v1/",
+            "/api/v1/tasks/",
+            "/api/v1/tasks/a/b",
+            "//api/v1/tasks",
+            "/API/v1/tasks",
+            "/api/v1/tasks/%FF",
+            "*",
+        ] {
+            assert!(
+                matches!(choose(&Method::GET, path), Choice::Nothing),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn another_method_is_told_which_there_are() {
-        assert!(matches!(choose(&Method::POST, "/livez"), Choice::OtherMethods(_)));
-        assert!(matches!(choose(&Method::OPTIONS, "/api/v1/tasks"), Choice::OtherMethods(_)));
+        assert!(matches!(
+            choose(&Method::POST, "/livez"),
+            Choice::OtherMethods(_)
+        ));
+        assert!(matches!(
+            choose(&Method::OPTIONS, "/api/v1/tasks"),
+            Choice::OtherMethods(_)
+        ));
         assert_eq!(allowed("/api/v1/tasks"), "GET, HEAD, POST");
         assert_eq!(allowed("/api/v1/tasks/x"), "DELETE, GET, HEAD, PATCH, PUT");
         assert_eq!(allowed("/api/v1/sessions/current"), "DELETE");
@@ -270,10 +335,19 @@ mod tests {
         let mut seen = HashSet::new();
         for route in ROUTES {
             let is_open = matches!(route.handler, Handler::Open(_));
-            assert_eq!(is_open, !route.template.starts_with("/api/v1/"), "{}", route.template);
+            assert_eq!(
+                is_open,
+                !route.template.starts_with("/api/v1/"),
+                "{}",
+                route.template
+            );
             let is_read = matches!(route.handler, Handler::Read(_) | Handler::Open(_));
             assert_eq!(is_read, route.method == Method::GET, "{}", route.template);
-            assert!(seen.insert((route.method.clone(), route.template)), "{} twice", route.template);
+            assert!(
+                seen.insert((route.method.clone(), route.template)),
+                "{} twice",
+                route.template
+            );
         }
     }
 }

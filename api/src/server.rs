@@ -8,13 +8,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use http::Request;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::Service;
@@ -39,6 +39,9 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// How long to wait before taking connections again when the system has no room for one (file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Least time between two log lines on the same lasting trouble.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How a server is bounded.
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +78,13 @@ async fn drain(slots: &Semaphore, limits: ServerLimits) {
     match tokio::time::timeout(limits.drain_deadline, slots.acquire_many(all)).await {
         Ok(_) => tracing::info!("all requests are answered"),
         Err(_) => {
-            let left = limits.max_connections.saturating_sub(slots.available_permits());
-            tracing::warn!(left, "closing connections that were not done by the deadline");
+            let left = limits
+                .max_connections
+                .saturating_sub(slots.available_permits());
+            tracing::warn!(
+                left,
+                "closing connections that were not done by the deadline"
+            );
         }
     }
 }
@@ -88,33 +96,67 @@ async fn accept(
     slots: &Arc<Semaphore>,
     phase: PhaseWatch,
 ) {
+    let (mut cap_notice, mut failure_notice) = (Notice::default(), Notice::default());
     loop {
-        if slots.available_permits() == 0 {
+        if slots.available_permits() == 0 && cap_notice.is_due() {
             tracing::warn!("as many connections as MAX_CONNECTIONS allows: new ones wait");
         }
-        let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
+        let slot = Arc::clone(slots)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, address)) => {
-                let peer = Peer { address, slot: Arc::new(slot) };
+                let peer = Peer {
+                    address,
+                    slot: Arc::new(slot),
+                };
                 tokio::spawn(connection(stream, peer, routes.clone(), phase.clone()));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "can't take a connection");
+                if failure_notice.is_due() {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "can't take connections"
+                    );
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
+/// Says at most now and then what would else fill the log while it lasts.
+#[derive(Default)]
+struct Notice(Option<Instant>);
+
+impl Notice {
+    fn is_due(&mut self) -> bool {
+        let is_due = self.0.is_none_or(|last| last.elapsed() >= NOTICE_INTERVAL);
+        if is_due {
+            self.0 = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 /// A client that was gone before its connection was taken.
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 /// Serves one connection until it ends, or has to.
-async fn connection(stream: TcpStream, peer: Peer, routes: BoxedFilter<(Response,)>, phase: PhaseWatch) {
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    routes: BoxedFilter<(Response,)>,
+    phase: PhaseWatch,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
@@ -156,7 +198,11 @@ fn log_end(peer: SocketAddr, ended: Result<(), hyper::Error>) {
 type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// Answers one request, whatever happens.
-fn answer(routes: BoxedFilter<(Response,)>, mut request: Request<Incoming>, peer: Peer) -> Answering {
+fn answer(
+    routes: BoxedFilter<(Response,)>,
+    mut request: Request<Incoming>,
+    peer: Peer,
+) -> Answering {
     let exchange = Arc::new(Exchange::begin(&request, peer));
     let span = exchange.span(request.headers());
     request.extensions_mut().insert(Arc::clone(&exchange));

@@ -81,7 +81,9 @@ pub struct Report {
 impl Report {
     /// Items waiting in all lanes, as last seen.
     pub fn pending(&self) -> Option<u64> {
-        self.buffer.as_ref().map(|snapshot| snapshot.counters.pending)
+        self.buffer
+            .as_ref()
+            .map(|snapshot| snapshot.counters.pending)
     }
 
     /// Items a second over both lanes.
@@ -91,7 +93,10 @@ impl Report {
 
     /// How long all takes: as long as the slower lane.
     pub fn eta(&self) -> Option<Duration> {
-        self.lanes.iter().map(|lane| lane.eta).try_fold(Duration::ZERO, |most, eta| eta.map(|eta| eta.max(most)))
+        self.lanes
+            .iter()
+            .map(|lane| lane.eta)
+            .try_fold(Duration::ZERO, |most, eta| eta.map(|eta| eta.max(most)))
     }
 
     /// The one line the service manager shows: backlog and lanes.
@@ -103,8 +108,9 @@ impl Report {
             (None, Some(pending)) => format!("{pending} waiting"),
         };
         let lanes = self.lanes.iter().filter(|lane| lane.doing != Doing::Off);
-        let lanes: Vec<String> =
-            lanes.map(|lane| format!("{} {}", lane.lane.as_str(), lane.doing.describe())).collect();
+        let lanes: Vec<String> = lanes
+            .map(|lane| format!("{} {}", lane.lane.as_str(), lane.doing.describe()))
+            .collect();
         if lanes.is_empty() {
             return format!("{backlog}; embedded, no store is configured");
         }
@@ -133,8 +139,17 @@ struct Post {
 
 impl Default for Board {
     fn default() -> Self {
-        let post = || Post { doing: Doing::Off, rate: RateMeter::default() };
-        Board { inner: Mutex::new(Inner { lanes: [post(), post()], buffer: None, buffer_error: None }) }
+        let post = || Post {
+            doing: Doing::Off,
+            rate: RateMeter::default(),
+        };
+        Board {
+            inner: Mutex::new(Inner {
+                lanes: [post(), post()],
+                buffer: None,
+                buffer_error: None,
+            }),
+        }
     }
 }
 
@@ -153,7 +168,9 @@ impl Board {
 
     /// Counts items a lane has settled.
     pub fn count(&self, lane: Lane, items: u64) {
-        self.lock().lanes[lane as usize].rate.count(Instant::now(), items);
+        self.lock().lanes[lane as usize]
+            .rate
+            .count(Instant::now(), items);
     }
 
     /// Posts the buffer as it was found.
@@ -173,12 +190,26 @@ impl Board {
         let (now, inner) = (Instant::now(), self.lock());
         let lanes = Lane::ALL.map(|lane| {
             let post = &inner.lanes[lane as usize];
-            let waiting = inner.buffer.as_ref().map(|snapshot| snapshot.waiting[lane as usize]).unwrap_or_default();
+            let waiting = inner
+                .buffer
+                .as_ref()
+                .map(|snapshot| snapshot.waiting[lane as usize])
+                .unwrap_or_default();
             let per_second = post.rate.per_second(now);
             let eta = eta(waiting.iter().sum(), per_second);
-            LaneReport { lane, doing: post.doing.clone(), waiting, per_second, eta }
+            LaneReport {
+                lane,
+                doing: post.doing.clone(),
+                waiting,
+                per_second,
+                eta,
+            }
         });
-        Report { lanes, buffer: inner.buffer.clone(), buffer_error: inner.buffer_error.clone() }
+        Report {
+            lanes,
+            buffer: inner.buffer.clone(),
+            buffer_error: inner.buffer_error.clone(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -199,7 +230,10 @@ mod tests {
             finished: 0,
             set_aside: 0,
             size_bytes: 0,
-            counters: Counters { pending, ..Counters::default() },
+            counters: Counters {
+                pending,
+                ..Counters::default()
+            },
             database: None,
         }
     }
@@ -207,12 +241,26 @@ mod tests {
     #[test]
     fn the_status_line_tells_backlog_and_lanes() {
         let board = Board::default();
-        assert_eq!(board.report().status_line(), "looking at the buffer; embedded, no store is configured");
+        assert_eq!(
+            board.report().status_line(),
+            "looking at the buffer; embedded, no store is configured"
+        );
         board.see_buffer(Ok(snapshot(7)));
-        board.post(Lane::Postgres, Doing::Stopped("run syncd migrate".to_owned()));
-        assert_eq!(board.report().status_line(), "7 waiting; postgres stopped: run syncd migrate");
+        board.post(
+            Lane::Postgres,
+            Doing::Stopped("run syncd migrate".to_owned()),
+        );
+        assert_eq!(
+            board.report().status_line(),
+            "7 waiting; postgres stopped: run syncd migrate"
+        );
         board.see_buffer(Err("gone".to_owned()));
-        assert!(board.report().status_line().starts_with("can't read the buffer: gone; "));
+        assert!(
+            board
+                .report()
+                .status_line()
+                .starts_with("can't read the buffer: gone; ")
+        );
     }
 
     #[test]

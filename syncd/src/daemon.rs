@@ -30,7 +30,12 @@ pub async fn run(
     render_metrics: RenderMetrics,
 ) -> Result<(), Failure> {
     let buffer = open_buffer(&config).await?;
-    let mut engine = Engine::start(&config, &buffer, &orders.look, Some(Pulse::from_environment()))?;
+    let mut engine = Engine::start(
+        &config,
+        &buffer,
+        &orders.look,
+        Some(Pulse::from_environment()),
+    )?;
     let mut services = JoinSet::new();
     if let Some(listener) = listen(&config).await? {
         let source = Source {
@@ -46,7 +51,7 @@ pub async fn run(
     services.spawn(retention.run(engine.settings(), engine.stopped()));
     tracing::info!(buffer = %buffer.path().display(), version = env!("CARGO_PKG_VERSION"), "syncd is running");
     systemd::notify_ready(&engine.board().report().status_line());
-    let outcome = attend(&config, &mut engine, &orders).await;
+    let outcome = attend(&config, &mut engine, &mut services, &orders).await;
     leave(&config, engine, &buffer).await;
     drop(lock);
     outcome
@@ -59,7 +64,8 @@ pub async fn run(
 pub async fn open_buffer(config: &Config) -> Result<Buffer, Failure> {
     let settings: BufferConfig = config.buffer.clone();
     let opened = spawn_blocking(move || Buffer::open(&settings)).await;
-    let buffer = opened.map_err(|panic| Failure::internal(format!("opening the buffer panicked: {panic}")))??;
+    let buffer = opened
+        .map_err(|panic| Failure::internal(format!("opening the buffer panicked: {panic}")))??;
     if config.postgres.is_none()
         && let Binding::Foreign { waiting } = buffer.bind_database(None).await?
     {
@@ -72,7 +78,9 @@ pub async fn open_buffer(config: &Config) -> Result<Buffer, Failure> {
 }
 
 async fn listen(config: &Config) -> Result<Option<TcpListener>, Failure> {
-    let Some(address) = config.syncd_addr else { return Ok(None) };
+    let Some(address) = config.syncd_addr else {
+        return Ok(None);
+    };
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => Err(Failure::unavailable(format!(
@@ -82,13 +90,21 @@ async fn listen(config: &Config) -> Result<Option<TcpListener>, Failure> {
 }
 
 /// Follows orders until one is to stop, or a worker can't go on.
-async fn attend(config: &Config, engine: &mut Engine, orders: &Orders) -> Result<(), Failure> {
+async fn attend(
+    config: &Config,
+    engine: &mut Engine,
+    services: &mut JoinSet<()>,
+    orders: &Orders,
+) -> Result<(), Failure> {
     let mut stop = orders.stop.clone();
     loop {
         tokio::select! {
             () = told_to_stop(&mut stop) => return Ok(()),
             () = orders.reload.notified() => reload(config, engine),
-            ended = engine.watch_workers() => return Ok(ended?),
+            ended = engine.watch() => return Ok(ended?),
+            Some(Err(defect)) = services.join_next() => {
+                return Err(Failure::internal(format!("a part of syncd ended by a defect: {defect}")));
+            }
         }
     }
 }
@@ -101,7 +117,10 @@ fn reload(config: &Config, engine: &Engine) {
             engine.reconfigure(read.sync);
             tracing::info!(applied = changes.applied.join(" "), "settings read again");
             if !changes.postponed.is_empty() {
-                tracing::warn!(variables = changes.postponed.join(" "), "changed settings need a restart");
+                tracing::warn!(
+                    variables = changes.postponed.join(" "),
+                    "changed settings need a restart"
+                );
             }
         }
         Err(faults) => tracing::error!(%faults, "settings have faults, those in force stay"),
@@ -114,8 +133,14 @@ async fn leave(config: &Config, mut engine: Engine, buffer: &Buffer) {
     systemd::notify_stopping("finishing the batch");
     tracing::info!("syncd is leaving");
     let deadline = config.shutdown_timeout;
-    if tokio::time::timeout(deadline, engine.finish()).await.is_err() {
-        tracing::warn!(deadline_seconds = deadline.as_secs(), "batch not finished in time; it will be applied again");
+    if tokio::time::timeout(deadline, engine.finish())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            deadline_seconds = deadline.as_secs(),
+            "batch not finished in time; it will be applied again"
+        );
     }
     drop(engine);
     close(buffer.clone(), deadline).await;

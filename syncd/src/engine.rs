@@ -2,6 +2,7 @@
 //! runs it for its life, `syncd drain` for as long as it takes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_shared::buffer::{Buffer, Lane};
 use holdfast_shared::clock::Clock;
@@ -11,7 +12,7 @@ use holdfast_shared::store::StoreError;
 use holdfast_shared::store::postgres::{Postgres, Timeouts};
 use holdfast_shared::store::redis::Redis;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::board::Board;
 use crate::drain::{Drain, PostgresSink, RedisSink, Sink};
@@ -19,6 +20,9 @@ use crate::gate::{Gate, Migrations, PostgresGate};
 use crate::lookout::Lookout;
 use crate::systemd::Pulse;
 use crate::worker::{Reins, Worker, WorkerError};
+
+/// How long Redis may take for a batch; a probe that fails cuts it off sooner.
+const REDIS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running engine. Dropping it ends it at once; a batch under way is then applied again later, which changes nothing.
 pub struct Engine {
@@ -68,11 +72,31 @@ impl Engine {
             workers: JoinSet::new(),
             watchers: JoinSet::new(),
         };
-        let postgres = config.postgres.as_ref().map(|postgres| site.start_postgres(postgres));
-        let redis = config.redis.as_ref().map(|redis| site.start_redis(redis)).transpose()?;
+        let postgres = config
+            .postgres
+            .as_ref()
+            .map(|postgres| site.start_postgres(postgres));
+        let redis = config
+            .redis
+            .as_ref()
+            .map(|redis| site.start_redis(redis))
+            .transpose()?;
         site.start_lookout(Arc::clone(look), pulse);
-        let Site { board, workers, watchers, .. } = site;
-        Ok(Engine { board, postgres, redis, settings, stop, workers, watchers })
+        let Site {
+            board,
+            workers,
+            watchers,
+            ..
+        } = site;
+        Ok(Engine {
+            board,
+            postgres,
+            redis,
+            settings,
+            stop,
+            workers,
+            watchers,
+        })
     }
 
     /// What it is doing.
@@ -100,18 +124,14 @@ impl Engine {
         self.settings.send_replace(sync);
     }
 
-    /// Waits until a worker ends without having been told to; for ever when none does.
+    /// Waits until a part of it ends without having been told to; for ever when none does.
     ///
     /// # Errors
     /// Why it ended.
-    pub async fn watch_workers(&mut self) -> Result<(), WorkerError> {
-        loop {
-            match self.workers.join_next().await {
-                None => std::future::pending::<()>().await,
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => return Err(error),
-                Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            }
+    pub async fn watch(&mut self) -> Result<(), WorkerError> {
+        tokio::select! {
+            Some(ended) = self.workers.join_next() => ended.unwrap_or_else(|defect| Err(broken(&defect))),
+            Some(ended) = self.watchers.join_next() => ended.map_err(|defect| broken(&defect)),
         }
     }
 
@@ -124,11 +144,11 @@ impl Engine {
     pub async fn finish(&mut self) {
         self.stop.send_replace(true);
         while let Some(ended) = self.workers.join_next().await {
-            if let Ok(Err(error)) = ended {
+            if let Err(error) = ended.unwrap_or_else(|defect| Err(broken(&defect))) {
                 tracing::error!(%error, "worker ended");
             }
         }
-        self.watchers.abort_all();
+        self.watchers.shutdown().await;
     }
 }
 
@@ -137,13 +157,23 @@ impl Site<'_> {
         let store = Postgres::new(config, Timeouts::drain());
         let clock = Arc::clone(self.buffer.clock());
         let learn = move |probed: &Probed| learn_time(&clock, probed);
-        let (health, watching) = monitor("postgres", store.clone(), self.config.health_interval, learn);
+        let (health, watching) = monitor(
+            "postgres",
+            store.clone(),
+            self.config.health_interval,
+            learn,
+        );
         self.watchers.spawn(watching);
         let migrations = match self.config.app_env {
             AppEnv::Development | AppEnv::Testing => Migrations::Applied,
             AppEnv::Production => Migrations::Left,
         };
-        let gate = PostgresGate::new(store.clone(), health.clone(), self.buffer.clone(), migrations);
+        let gate = PostgresGate::new(
+            store.clone(),
+            health.clone(),
+            self.buffer.clone(),
+            migrations,
+        );
         let sink = PostgresSink::new(store.clone(), health.clone());
         let worker = self.worker(Lane::Postgres, sink, Gate::Postgres(gate));
         self.workers.spawn(worker.run());
@@ -151,10 +181,15 @@ impl Site<'_> {
     }
 
     fn start_redis(&mut self, config: &RedisConfig) -> Result<StoreHealth, StoreError> {
-        let store = Redis::new(config, self.config.store_timeout)?;
-        let (health, watching) = monitor("redis", store.clone(), self.config.health_interval, |_| {});
+        let store = Redis::new(config, REDIS_DEADLINE)?;
+        let (health, watching) =
+            monitor("redis", store.clone(), self.config.health_interval, |_| {});
         self.watchers.spawn(watching);
-        let worker = self.worker(Lane::Redis, RedisSink::new(store, health.clone()), Gate::Redis);
+        let worker = self.worker(
+            Lane::Redis,
+            RedisSink::new(store, health.clone()),
+            Gate::Redis,
+        );
         self.workers.spawn(worker.run());
         Ok(health)
     }
@@ -173,9 +208,18 @@ impl Site<'_> {
     }
 
     fn start_lookout(&mut self, look: Arc<Notify>, pulse: Option<Pulse>) {
-        let lookout = Lookout::new(self.buffer.clone(), Arc::clone(&self.board), self.wakes.clone(), pulse);
+        let lookout = Lookout::new(
+            self.buffer.clone(),
+            Arc::clone(&self.board),
+            self.wakes.clone(),
+            pulse,
+        );
         self.watchers.spawn(lookout.run(look, self.stop.clone()));
     }
+}
+
+fn broken(defect: &JoinError) -> WorkerError {
+    WorkerError::Broken(defect.to_string())
 }
 
 /// Keeps the node's clock by PostgreSQL's.

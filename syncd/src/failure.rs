@@ -20,7 +20,10 @@ pub struct Failure {
 
 impl Failure {
     fn new(code: u8, message: impl Display) -> Self {
-        Failure { code, message: message.to_string() }
+        Failure {
+            code,
+            message: message.to_string(),
+        }
     }
 
     /// The command line asks for what can't be.
@@ -86,6 +89,7 @@ impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Self {
         match error {
             WorkerError::Foreign { .. } => Failure::config(error),
+            WorkerError::Broken(_) => Failure::internal(error),
         }
     }
 }

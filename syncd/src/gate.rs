@@ -15,6 +15,9 @@ use crate::drain::{Standing, Trouble};
 /// Least time between two attempts to migrate.
 const MIGRATION_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long after a migration a store may go on complaining: several probes.
+const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Whether pending migrations are applied here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Migrations {
@@ -82,21 +85,47 @@ pub struct PostgresGate {
 
 impl PostgresGate {
     /// A gate to this store for what this buffer holds.
-    pub fn new(store: Postgres, health: StoreHealth, buffer: Buffer, migrations: Migrations) -> Self {
-        PostgresGate { store, health, buffer, migrations, migrated: false, tried_at: None, bound: None }
+    pub fn new(
+        store: Postgres,
+        health: StoreHealth,
+        buffer: Buffer,
+        migrations: Migrations,
+    ) -> Self {
+        PostgresGate {
+            store,
+            health,
+            buffer,
+            migrations,
+            migrated: false,
+            tried_at: None,
+            bound: None,
+        }
     }
 
     async fn pass(&mut self, standing: &Standing) -> Result<(), Bar> {
         if *standing != Standing::Away {
             self.migrate().await?;
         }
-        open(standing)?;
+        match standing {
+            // The schema was what it complained of; its next probe will show.
+            Standing::Unsound(_) if self.migrated_just_now() => Err(Bar::Away),
+            _ => open(standing),
+        }?;
         self.bind().await
+    }
+
+    fn migrated_just_now(&self) -> bool {
+        self.migrated
+            && self
+                .tried_at
+                .is_some_and(|tried_at| tried_at.elapsed() < PROBE_PATIENCE)
     }
 
     /// Applies pending migrations, once, where that is wanted.
     async fn migrate(&mut self) -> Result<(), Bar> {
-        let recently = self.tried_at.is_some_and(|tried_at| tried_at.elapsed() < MIGRATION_PAUSE);
+        let recently = self
+            .tried_at
+            .is_some_and(|tried_at| tried_at.elapsed() < MIGRATION_PAUSE);
         if self.migrations == Migrations::Left || self.migrated || recently {
             return Ok(());
         }
@@ -116,12 +145,18 @@ impl PostgresGate {
     fn migration_failed(&self, error: &StoreError) -> Bar {
         self.health.report_failure(error);
         let trouble = Trouble::from(error);
-        Bar::Unsound(Trouble { summary: format!("can't migrate the database: {}", trouble.summary), ..trouble })
+        Bar::Unsound(Trouble {
+            summary: format!("can't migrate the database: {}", trouble.summary),
+            ..trouble
+        })
     }
 
     /// Makes sure that the buffer's items belong into this database.
     async fn bind(&mut self) -> Result<(), Bar> {
-        let database = self.health.last_probe().and_then(|probed| probed.database_id);
+        let database = self
+            .health
+            .last_probe()
+            .and_then(|probed| probed.database_id);
         if database.is_none() || database == self.bound {
             return Ok(());
         }
@@ -143,5 +178,10 @@ impl PostgresGate {
 async fn apply_migrations(store: Postgres) -> Result<MigrationReport, StoreError> {
     let runtime = Handle::current();
     let applied = spawn_blocking(move || runtime.block_on(store.migrate())).await;
-    applied.unwrap_or_else(|_| Err(StoreError::new(FailureClass::Systemic, "the migrations were broken off")))
+    applied.unwrap_or_else(|_| {
+        Err(StoreError::new(
+            FailureClass::Systemic,
+            "the migrations were broken off",
+        ))
+    })
 }

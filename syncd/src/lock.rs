@@ -36,7 +36,9 @@ pub fn take(buffer: &Path) -> io::Result<Taken> {
     make_directory(buffer)?;
     match DaemonLock::try_acquire(buffer)? {
         Some(lock) => Ok(Taken::Lock(lock)),
-        None => Ok(Taken::Held { by: DaemonLock::holder(buffer)? }),
+        None => Ok(Taken::Held {
+            by: DaemonLock::holder(buffer)?,
+        }),
     }
 }
 
@@ -44,7 +46,10 @@ pub fn take(buffer: &Path) -> io::Result<Taken> {
 ///
 /// # Errors
 /// As [`take`].
-pub async fn wait(buffer: &Path, mut stop: watch::Receiver<bool>) -> io::Result<Option<DaemonLock>> {
+pub async fn wait(
+    buffer: &Path,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<Option<DaemonLock>> {
     let mut pulse = Pulse::from_environment();
     loop {
         if let Taken::Lock(lock) = take(buffer)? {
@@ -75,7 +80,9 @@ mod tests {
     async fn a_standby_gets_the_lock_once_it_is_free_and_gives_up_when_told() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let buffer = directory.path().join("data/buffer.redb");
-        let Taken::Lock(lock) = take(&buffer)? else { panic!("nobody else has it") };
+        let Taken::Lock(lock) = take(&buffer)? else {
+            panic!("nobody else has it")
+        };
         assert!(matches!(take(&buffer)?, Taken::Held { by: Some(_) }));
 
         let (give_stop, stop) = watch::channel(true);

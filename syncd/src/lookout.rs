@@ -36,8 +36,20 @@ pub struct Lookout {
 impl Lookout {
     /// A lookout that wakes these workers. With a pulse it gives the service manager its signs of life: if looking at
     /// the buffer hangs, they end.
-    pub fn new(buffer: Buffer, board: Arc<Board>, wakes: Vec<Arc<Notify>>, pulse: Option<Pulse>) -> Self {
-        Lookout { buffer, board, wakes, pulse, last: Counters::default(), pictured_at: None }
+    pub fn new(
+        buffer: Buffer,
+        board: Arc<Board>,
+        wakes: Vec<Arc<Notify>>,
+        pulse: Option<Pulse>,
+    ) -> Self {
+        Lookout {
+            buffer,
+            board,
+            wakes,
+            pulse,
+            last: Counters::default(),
+            pictured_at: None,
+        }
     }
 
     /// Looks until it is told to stop; an order to look wakes everybody.
@@ -74,9 +86,17 @@ impl Lookout {
             self.wake_all();
         }
         let changed = std::mem::replace(&mut self.last, counters) != counters;
-        if changed || self.pictured_at.is_none_or(|at| at.elapsed() >= PICTURE_INTERVAL) {
+        if changed
+            || self
+                .pictured_at
+                .is_none_or(|at| at.elapsed() >= PICTURE_INTERVAL)
+        {
             let snapshot = self.buffer.read(Reader::snapshot).await?;
-            metrics::show_buffer(&snapshot, self.buffer.max_items(), self.buffer.clock().now());
+            metrics::show_buffer(
+                &snapshot,
+                self.buffer.max_items(),
+                self.buffer.clock().now(),
+            );
             self.board.see_buffer(Ok(snapshot));
             self.pictured_at = Some(Instant::now());
         }

@@ -38,7 +38,10 @@ pub fn show_buffer(snapshot: &Snapshot, max_items: u64, now: Timestamp) {
         .set(float(snapshot.counters.dead));
     gauge!(metric::BUFFER_CAPACITY_ITEMS).set(float(max_items));
     gauge!(metric::BUFFER_BYTES).set(float(snapshot.size_bytes));
-    let oldest_age = snapshot.oldest_accepted_at.map(|then| time::since(then, now)).unwrap_or_default();
+    let oldest_age = snapshot
+        .oldest_accepted_at
+        .map(|then| time::since(then, now))
+        .unwrap_or_default();
     gauge!(metric::BUFFER_OLDEST_AGE_SECONDS).set(oldest_age.as_secs_f64());
     #[expect(clippy::cast_precision_loss, reason = "zero, or anything else")]
     gauge!(metric::CONSERVATION_IMBALANCE).set(snapshot.counters.imbalance() as f64);
@@ -50,7 +53,10 @@ pub fn show_pace(per_second: f64, eta: Option<std::time::Duration>) {
     gauge!(metric::DRAIN_ETA_SECONDS).set(eta.map_or(f64::INFINITY, |eta| eta.as_secs_f64()));
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; beyond 2^53 nobody counts")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; beyond 2^53 nobody counts"
+)]
 fn float(number: u64) -> f64 {
     number as f64
 }

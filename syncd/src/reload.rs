@@ -3,7 +3,12 @@
 use holdfast_shared::config::{Config, Setting};
 
 /// Settings that take effect at once. The others are built into what is already running.
-const RELOADABLE: [&str; 4] = ["SYNC_INTERVAL_SECONDS", "SYNC_BATCH_SIZE", "SYNC_BATCH_MAX", "MAX_RETRY_ATTEMPTS"];
+const RELOADABLE: [&str; 4] = [
+    "SYNC_INTERVAL_SECONDS",
+    "SYNC_BATCH_SIZE",
+    "SYNC_BATCH_MAX",
+    "MAX_RETRY_ATTEMPTS",
+];
 
 /// What a reload changes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,7 +37,10 @@ pub fn compare(in_force: &Config, read: &Config) -> Changes {
 }
 
 fn is_changed(in_force: &Config, setting: &Setting) -> bool {
-    let before = in_force.settings().iter().find(|before| before.variable == setting.variable);
+    let before = in_force
+        .settings()
+        .iter()
+        .find(|before| before.variable == setting.variable);
     before.is_none_or(|before| before.value != setting.value)
 }
 
@@ -41,14 +49,20 @@ mod tests {
     use super::*;
 
     fn config(pairs: &[(&str, &str)]) -> Config {
-        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::from_pairs(pairs).expect("valid settings")
     }
 
     #[test]
     fn what_changed_is_told_apart_by_whether_it_takes_effect() {
         let before = config(&[("SYNC_BATCH_SIZE", "50")]);
-        let after = config(&[("SYNC_BATCH_SIZE", "60"), ("BUFFER_MAX_SIZE", "7"), ("SYNC_INTERVAL_SECONDS", "30")]);
+        let after = config(&[
+            ("SYNC_BATCH_SIZE", "60"),
+            ("BUFFER_MAX_SIZE", "7"),
+            ("SYNC_INTERVAL_SECONDS", "30"),
+        ]);
         let changes = compare(&before, &after);
         assert_eq!(changes.applied, ["SYNC_BATCH_SIZE"]);
         assert_eq!(changes.postponed, ["BUFFER_MAX_SIZE"]);
@@ -56,7 +70,10 @@ mod tests {
 
     #[test]
     fn every_reloadable_setting_is_one() {
-        let names: Vec<&str> = holdfast_shared::config::variables().iter().map(|variable| variable.name).collect();
+        let names: Vec<&str> = holdfast_shared::config::variables()
+            .iter()
+            .map(|variable| variable.name)
+            .collect();
         assert!(RELOADABLE.iter().all(|name| names.contains(name)));
     }
 }

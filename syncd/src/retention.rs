@@ -68,7 +68,11 @@ impl Retention {
                 break;
             }
         }
-        let RetentionReport { finished_removed, archived, .. } = total;
+        let RetentionReport {
+            finished_removed,
+            archived,
+            ..
+        } = total;
         if archived > 0 {
             tracing::info!(archived, "dead letters moved to the archive");
         }
@@ -79,13 +83,22 @@ impl Retention {
     }
 
     async fn clear_postgres(&self) -> Result<(), String> {
-        let Some((postgres, health)) = &self.postgres else { return Ok(()) };
+        let Some((postgres, health)) = &self.postgres else {
+            return Ok(());
+        };
         if !health.is_up() {
             return Ok(());
         }
-        let oldest = self.buffer.read(Reader::snapshot).await.map_err(|error| error.to_string())?.oldest_accepted_at;
+        let oldest = self
+            .buffer
+            .read(Reader::snapshot)
+            .await
+            .map_err(|error| error.to_string())?
+            .oldest_accepted_at;
         let cutoff = cutoff(self.buffer.clock().now(), oldest);
-        let removed = remove_records(postgres, cutoff).await.map_err(|error| with_causes(&error))?;
+        let removed = remove_records(postgres, cutoff)
+            .await
+            .map_err(|error| with_causes(&error))?;
         if removed > 0 {
             tracing::info!(removed, "old records of operations removed from postgres");
         }
@@ -96,7 +109,9 @@ impl Retention {
 async fn remove_records(postgres: &Postgres, cutoff: Timestamp) -> Result<u64, StoreError> {
     let mut total = 0;
     for _ in 0..MOST_STEPS {
-        let removed = postgres.remove_old_records(cutoff, RECORDS_PER_STEP).await?;
+        let removed = postgres
+            .remove_old_records(cutoff, RECORDS_PER_STEP)
+            .await?;
         total += removed;
         if removed < RECORDS_PER_STEP as u64 {
             break;
@@ -115,13 +130,57 @@ fn cutoff(now: Timestamp, oldest_pending: Option<Timestamp>) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_shared::buffer::{
+        Lane, Settlement, Slot, Verdict, archive_directory, read_archive,
+    };
+    use holdfast_shared::domain::{Kind, TaskId};
+
     use super::*;
+    use crate::drain::rig::{open_buffer, operation};
+
+    #[tokio::test]
+    async fn dead_letters_past_their_time_go_to_the_archive_and_what_waits_stays()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let buffer = open_buffer(directory.path(), std::time::Duration::ZERO)?;
+        for _ in 0..2 {
+            let create = operation(&buffer, TaskId::generate(), Kind::Create)?;
+            buffer.append(create, None, Slot::Ordinary).await?;
+        }
+        let queued = buffer
+            .read(|reader| reader.list_items(Lane::Postgres, 1))
+            .await?;
+        let dead = |queued| Settlement {
+            queued,
+            verdict: Verdict::Dead {
+                reason: "failed".to_owned(),
+            },
+        };
+        buffer
+            .settle(queued.into_iter().map(dead).collect())
+            .await?;
+
+        Retention::new(buffer.clone(), None).cycle().await;
+        let counters = buffer.read(Reader::counters).await?;
+        assert_eq!(
+            (counters.dead, counters.archived, counters.pending),
+            (0, 1, 1)
+        );
+        let file = std::fs::read_dir(archive_directory(buffer.path()))?
+            .next()
+            .ok_or("no archive")??;
+        assert_eq!(read_archive(&file.path())?.0.len(), 1);
+        Ok(())
+    }
 
     #[test]
     fn records_go_after_ninety_days_but_never_before_what_waits() {
         let now = Timestamp::from_micros(1_000 * DAY_US);
         let ninety_days_ago = Timestamp::from_micros(910 * DAY_US);
-        let (recent, ancient) = (Timestamp::from_micros(999 * DAY_US), Timestamp::from_micros(5 * DAY_US));
+        let (recent, ancient) = (
+            Timestamp::from_micros(999 * DAY_US),
+            Timestamp::from_micros(5 * DAY_US),
+        );
         assert_eq!(cutoff(now, None), ninety_days_ago);
         assert_eq!(cutoff(now, Some(recent)), ninety_days_ago);
         assert_eq!(cutoff(now, Some(ancient)), ancient);

@@ -27,7 +27,14 @@ impl Orders {
     /// Orders that are given by hand, with the end that gives the order to leave.
     pub fn by_hand() -> (watch::Sender<bool>, Self) {
         let (give_stop, stop) = watch::channel(false);
-        (give_stop, Orders { stop, look: Arc::default(), reload: Arc::default() })
+        (
+            give_stop,
+            Orders {
+                stop,
+                look: Arc::default(),
+                reload: Arc::default(),
+            },
+        )
     }
 
     /// Orders that signals give: SIGTERM and SIGINT to leave (a second SIGINT ends the process at once), SIGUSR1 to

@@ -116,7 +116,13 @@ pub struct ByPriority {
 
 impl From<[u64; 5]> for ByPriority {
     fn from([one, two, three, four, five]: [u64; 5]) -> Self {
-        ByPriority { one, two, three, four, five }
+        ByPriority {
+            one,
+            two,
+            three,
+            four,
+            five,
+        }
     }
 }
 
@@ -146,11 +152,19 @@ impl Status {
         let buffer = buffer_state(sources);
         Status {
             status: mode(&sources.postgres, &sources.redis, buffer.pending),
-            stores: Stores { postgres: sources.postgres.clone(), redis: sources.redis.clone() },
+            stores: Stores {
+                postgres: sources.postgres.clone(),
+                redis: sources.redis.clone(),
+            },
             buffer,
-            syncd: Running { running: sources.running },
+            syncd: Running {
+                running: sources.running,
+            },
             version: env!("CARGO_PKG_VERSION"),
-            lanes: Lanes { postgres: lane_state(sources, Lane::Postgres), redis: lane_state(sources, Lane::Redis) },
+            lanes: Lanes {
+                postgres: lane_state(sources, Lane::Postgres),
+                redis: lane_state(sources, Lane::Redis),
+            },
         }
     }
 }
@@ -158,17 +172,32 @@ impl Status {
 impl StoreState {
     /// Of a store that isn't configured.
     pub fn disabled() -> Self {
-        StoreState { state: "disabled", since: None, latency_ms: None, error: None }
+        StoreState {
+            state: "disabled",
+            since: None,
+            latency_ms: None,
+            error: None,
+        }
     }
 
     /// Of a store that is up, as a look has just shown.
     pub fn up(latency: Duration, since: Timestamp) -> Self {
-        StoreState { state: "up", since: Some(since.to_string()), latency_ms: Some(milliseconds(latency)), error: None }
+        StoreState {
+            state: "up",
+            since: Some(since.to_string()),
+            latency_ms: Some(milliseconds(latency)),
+            error: None,
+        }
     }
 
     /// Of a store that is down.
     pub fn down(error: String, since: Timestamp) -> Self {
-        StoreState { state: "down", since: Some(since.to_string()), latency_ms: None, error: Some(error) }
+        StoreState {
+            state: "down",
+            since: Some(since.to_string()),
+            latency_ms: None,
+            error: Some(error),
+        }
     }
 
     /// Of a store that is being watched.
@@ -201,10 +230,20 @@ fn mode(postgres: &StoreState, redis: &StoreState, pending: u64) -> &'static str
 fn buffer_state(sources: &Sources<'_>) -> BufferState {
     let max_items = sources.max_items;
     let Ok(snapshot) = sources.buffer.as_ref() else {
-        return BufferState { state: "unavailable", pending: 0, dead: 0, oldest_age_seconds: 0, bytes: 0, max_items };
+        return BufferState {
+            state: "unavailable",
+            pending: 0,
+            dead: 0,
+            oldest_age_seconds: 0,
+            bytes: 0,
+            max_items,
+        };
     };
     let pending = snapshot.counters.pending;
-    let oldest_age = snapshot.oldest_accepted_at.map(|then| since(then, sources.now)).unwrap_or_default();
+    let oldest_age = snapshot
+        .oldest_accepted_at
+        .map(|then| since(then, sources.now))
+        .unwrap_or_default();
     BufferState {
         state: if pending >= max_items { "full" } else { "ok" },
         pending,
@@ -216,12 +255,17 @@ fn buffer_state(sources: &Sources<'_>) -> BufferState {
 }
 
 fn lane_state(sources: &Sources<'_>, lane: Lane) -> LaneState {
-    let waiting = sources.buffer.as_ref().map(|snapshot| snapshot.waiting[lane as usize]).unwrap_or_default();
+    let waiting = sources
+        .buffer
+        .as_ref()
+        .map(|snapshot| snapshot.waiting[lane as usize])
+        .unwrap_or_default();
     LaneState {
         pending: waiting.iter().sum(),
         by_priority: ByPriority::from(waiting),
         items_per_second: (sources.per_second[lane as usize] * 10.0).round() / 10.0,
-        eta_seconds: sources.eta[lane as usize].map(|eta| (eta.as_secs_f64() * 10.0).round() / 10.0),
+        eta_seconds: sources.eta[lane as usize]
+            .map(|eta| (eta.as_secs_f64() * 10.0).round() / 10.0),
     }
 }
 
@@ -238,7 +282,11 @@ mod tests {
             finished: 0,
             set_aside: 0,
             size_bytes: 4096,
-            counters: Counters { pending, dead: 2, ..Counters::default() },
+            counters: Counters {
+                pending,
+                dead: 2,
+                ..Counters::default()
+            },
             database: None,
         }
     }
@@ -263,7 +311,10 @@ mod tests {
     #[test]
     fn the_word_for_how_things_stand_follows_stores_and_backlog() {
         let (empty, some) = (snapshot(0), snapshot(3));
-        let down = StoreState::down("postgres can't be reached".to_owned(), Timestamp::from_micros(0));
+        let down = StoreState::down(
+            "postgres can't be reached".to_owned(),
+            Timestamp::from_micros(0),
+        );
         assert_eq!(status(up(), Ok(&empty)).status, "online");
         assert_eq!(status(up(), Ok(&some)).status, "catching_up");
         assert_eq!(status(down, Ok(&some)).status, "offline");
@@ -274,7 +325,10 @@ mod tests {
     fn the_buffer_is_full_at_its_cap_and_unavailable_when_unreadable() {
         assert_eq!(status(up(), Ok(&snapshot(9))).buffer.state, "ok");
         assert_eq!(status(up(), Ok(&snapshot(10))).buffer.state, "full");
-        assert_eq!(status(up(), Err("gone".to_owned())).buffer.state, "unavailable");
+        assert_eq!(
+            status(up(), Err("gone".to_owned())).buffer.state,
+            "unavailable"
+        );
     }
 
     #[test]

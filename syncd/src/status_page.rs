@@ -8,10 +8,12 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
-use http::{Method, Request, Response, StatusCode};
 use holdfast_shared::domain::Timestamp;
 use holdfast_shared::health::StoreHealth;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -75,7 +77,9 @@ impl Source {
 }
 
 fn store_state(health: Option<&StoreHealth>) -> StoreState {
-    health.map_or_else(StoreState::disabled, |health| StoreState::watched(&health.status(), health.is_up()))
+    health.map_or_else(StoreState::disabled, |health| {
+        StoreState::watched(&health.status(), health.is_up())
+    })
 }
 
 /// Serves until told to stop. Requests under way are cut off then.
@@ -84,7 +88,9 @@ pub async fn serve(listener: TcpListener, source: Source, mut stop: watch::Recei
     let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let accepting = async {
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let source = Arc::clone(&source);
@@ -127,11 +133,21 @@ async fn converse(stream: TcpStream, source: Arc<Source>) {
 fn answer(method: &Method, path: &str, source: &Source) -> Response<Full<Bytes>> {
     let known = matches!(path, "/" | "/livez" | "/readyz" | "/metrics");
     if !known {
-        return respond(StatusCode::NOT_FOUND, TEXT, "there is /, /livez, /readyz and /metrics\n".to_owned());
+        return respond(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "there is /, /livez, /readyz and /metrics\n".to_owned(),
+        );
     }
     if *method != Method::GET && *method != Method::HEAD {
-        let mut refusal = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
-        refusal.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+        let mut refusal = respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET and HEAD\n".to_owned(),
+        );
+        refusal
+            .headers_mut()
+            .insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
     match path {
@@ -148,9 +164,21 @@ fn answer(method: &Method, path: &str, source: &Source) -> Response<Full<Bytes>>
 /// Ready means that the buffer can be used. Stores that are away are what syncd is there for.
 fn readiness(report: &Report) -> Response<Full<Bytes>> {
     match (&report.buffer_error, &report.buffer) {
-        (None, Some(_)) => respond(StatusCode::OK, TEXT, "ready\n".to_owned()),
-        (Some(_), _) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the buffer can't be used\n".to_owned()),
-        (None, None) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting\n".to_owned()),
+        (None, Some(_)) => respond(
+            StatusCode::OK,
+            TEXT,
+            format!("ready: {}\n", report.status_line()),
+        ),
+        (Some(_), _) => respond(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "the buffer can't be used\n".to_owned(),
+        ),
+        (None, None) => respond(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "starting\n".to_owned(),
+        ),
     }
 }
 
@@ -159,12 +187,17 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
         (CONTENT_TYPE, kind),
         (CACHE_CONTROL, "no-store"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+        (
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'",
+        ),
     ];
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     for (name, value) in headers {
-        response.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        response
+            .headers_mut()
+            .insert(name, http::HeaderValue::from_static(value));
     }
     response
 }
@@ -191,22 +224,46 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 /// The page.
 fn page(status: &Status, report: &Report) -> String {
     let mut html = HEAD.to_owned();
-    push(&mut html, format_args!("<h1>syncd: {}</h1>\n", escape(&status.status.replace('_', " "))));
-    push(&mut html, format_args!("<p>{}</p>\n", escape(&report.status_line())));
+    push(
+        &mut html,
+        format_args!(
+            "<h1>syncd: {}</h1>\n",
+            escape(&status.status.replace('_', " "))
+        ),
+    );
+    push(
+        &mut html,
+        format_args!("<p>{}</p>\n", escape(&report.status_line())),
+    );
     html.push_str("<table>\n<caption>Stores</caption>\n");
-    html.push_str("<tr><th>store</th><th>state</th><th>since</th><th class=\"number\">latency</th></tr>\n");
+    html.push_str(
+        "<tr><th>store</th><th>state</th><th>since</th><th class=\"number\">latency</th></tr>\n",
+    );
     push_store(&mut html, "PostgreSQL", &status.stores.postgres);
     push_store(&mut html, "Redis", &status.stores.redis);
     html.push_str("</table>\n<table>\n<caption>Waiting, by priority</caption>\n<tr><th>lane</th>");
     for heading in ["1", "2", "3", "4", "5", "all", "per second", "time left"] {
-        push(&mut html, format_args!("<th class=\"number\">{heading}</th>"));
+        push(
+            &mut html,
+            format_args!("<th class=\"number\">{heading}</th>"),
+        );
     }
     html.push_str("</tr>\n");
-    push_lane(&mut html, "PostgreSQL (tasks, profiles)", &status.lanes.postgres);
+    push_lane(
+        &mut html,
+        "PostgreSQL (tasks, profiles)",
+        &status.lanes.postgres,
+    );
     push_lane(&mut html, "Redis (revocations)", &status.lanes.redis);
     html.push_str("</table>\n");
     push_buffer(&mut html, status);
-    push(&mut html, format_args!("<p><small>syncd {}</small></p>\n</body>\n</html>\n", escape(status.version)));
+    push(
+        &mut html,
+        format_args!(
+            "<p><small>syncd {}</small></p>\n</body>\n</html>\n",
+            escape(status.version)
+        ),
+    );
     html
 }
 
@@ -216,7 +273,10 @@ fn push_store(html: &mut String, name: &str, store: &StoreState) {
         None => store.state.to_owned(),
     };
     let since = store.since.as_deref().unwrap_or("");
-    let latency = store.latency_ms.map(|latency| format!("{latency} ms")).unwrap_or_default();
+    let latency = store
+        .latency_ms
+        .map(|latency| format!("{latency} ms"))
+        .unwrap_or_default();
     push(
         html,
         format_args!(
@@ -233,10 +293,15 @@ fn push_lane(html: &mut String, name: &str, lane: &LaneState) {
     for number in [by.one, by.two, by.three, by.four, by.five, lane.pending] {
         push(html, format_args!("<td class=\"number\">{number}</td>"));
     }
-    let eta = lane.eta_seconds.map_or_else(|| "unknown".to_owned(), |eta| format!("{eta} s"));
+    let eta = lane
+        .eta_seconds
+        .map_or_else(|| "unknown".to_owned(), |eta| format!("{eta} s"));
     push(
         html,
-        format_args!("<td class=\"number\">{}</td><td class=\"number\">{eta}</td></tr>\n", lane.items_per_second),
+        format_args!(
+            "<td class=\"number\">{}</td><td class=\"number\">{eta}</td></tr>\n",
+            lane.items_per_second
+        ),
     );
 }
 
@@ -245,19 +310,26 @@ fn push_buffer(html: &mut String, status: &Status) {
     let buffer = &status.buffer;
     let rows = [
         ("state", buffer.state.to_owned()),
-        ("items waiting", format!("{} of at most {}", buffer.pending, buffer.max_items)),
+        (
+            "items waiting",
+            format!("{} of at most {}", buffer.pending, buffer.max_items),
+        ),
         ("oldest", format!("{} s", buffer.oldest_age_seconds)),
         ("size", format!("{} bytes", buffer.bytes)),
         ("dead letters", format!("{} (syncd dead list)", buffer.dead)),
     ];
     for (name, value) in rows {
-        push(html, format_args!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(&value)));
+        push(
+            html,
+            format_args!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(&value)),
+        );
     }
     html.push_str("</table>\n");
 }
 
 fn push(html: &mut String, text: std::fmt::Arguments<'_>) {
-    html.write_fmt(text).expect("writing into a String never fails");
+    html.write_fmt(text)
+        .expect("writing into a String never fails");
 }
 
 /// A text as it may stand between tags and in quoted attributes.
@@ -285,22 +357,39 @@ mod tests {
 
     fn source(board: Arc<Board>) -> Source {
         let render_metrics = Box::new(|| "holdfast_store_up 1\n".to_owned());
-        Source { board, postgres: None, redis: None, max_items: 10, render_metrics }
+        Source {
+            board,
+            postgres: None,
+            redis: None,
+            max_items: 10,
+            render_metrics,
+        }
     }
 
     async fn ask(method: Method, path: &str, board: &Arc<Board>) -> (StatusCode, String) {
         let response = answer(&method, path, &source(Arc::clone(board)));
         let status = response.status();
-        let body = response.into_body().collect().await.expect("a body in memory").to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .expect("a body in memory")
+            .to_bytes();
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
     #[tokio::test]
     async fn readiness_follows_the_buffer_and_life_does_not() {
         let board = Arc::<Board>::default();
-        assert_eq!(ask(Method::GET, "/readyz", &board).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            ask(Method::GET, "/readyz", &board).await.0,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
         board.see_buffer(Err("gone".to_owned()));
-        assert_eq!(ask(Method::GET, "/readyz", &board).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            ask(Method::GET, "/readyz", &board).await.0,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
         assert_eq!(ask(Method::GET, "/livez", &board).await.0, StatusCode::OK);
     }
 
@@ -310,16 +399,33 @@ mod tests {
         board.see_buffer(Err("<script>alert('x')</script>".to_owned()));
         let (status, html) = ask(Method::GET, "/", &board).await;
         assert_eq!(status, StatusCode::OK);
-        assert!(html.contains("&lt;script&gt;") && !html.contains("<script"), "{html}");
-        assert!(!html.contains("://") && !html.contains("src=") && !html.contains("href="), "{html}");
+        assert!(
+            html.contains("&lt;script&gt;") && !html.contains("<script"),
+            "{html}"
+        );
+        assert!(
+            !html.contains("://") && !html.contains("src=") && !html.contains("href="),
+            "{html}"
+        );
     }
 
     #[tokio::test]
     async fn other_methods_and_paths_are_refused() {
         let board = Arc::<Board>::default();
-        assert_eq!(ask(Method::POST, "/", &board).await.0, StatusCode::METHOD_NOT_ALLOWED);
-        assert_eq!(ask(Method::GET, "/dead", &board).await.0, StatusCode::NOT_FOUND);
-        assert!(ask(Method::GET, "/metrics", &board).await.1.contains("holdfast_store_up"));
+        assert_eq!(
+            ask(Method::POST, "/", &board).await.0,
+            StatusCode::METHOD_NOT_ALLOWED
+        );
+        assert_eq!(
+            ask(Method::GET, "/dead", &board).await.0,
+            StatusCode::NOT_FOUND
+        );
+        assert!(
+            ask(Method::GET, "/metrics", &board)
+                .await
+                .1
+                .contains("holdfast_store_up")
+        );
     }
 
     #[tokio::test]
@@ -329,10 +435,15 @@ mod tests {
         let (give_stop, stop) = watch::channel(false);
         let serving = tokio::spawn(serve(listener, source(Arc::default()), stop));
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        stream
+            .write_all(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+        assert!(
+            text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\n"),
+            "{text}"
+        );
         give_stop.send_replace(true);
         assert!(serving.await.is_ok());
         Ok(())

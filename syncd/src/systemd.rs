@@ -16,13 +16,18 @@ pub fn notify_ready(status: &str) {
 pub fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::debug!(%error, "can't read the monotonic clock for the service manager"),
+        Err(error) => {
+            tracing::debug!(%error, "can't read the monotonic clock for the service manager")
+        }
     }
 }
 
 /// Says that syncd is leaving.
 pub fn notify_stopping(status: &str) {
-    send(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
+    send(&[
+        NotifyState::Stopping,
+        NotifyState::Status(&one_line(status)),
+    ]);
 }
 
 fn send(states: &[NotifyState<'_>]) {

@@ -52,6 +52,9 @@ pub enum WorkerError {
         /// Items that wait.
         waiting: u64,
     },
+    /// A defect of this program's: a part of it panicked. The panic itself has been written to standard error.
+    #[error("a part of syncd ended by a defect: {0}")]
+    Broken(String),
 }
 
 /// What to wait for before the next cycle.
@@ -87,7 +90,12 @@ impl<S: Sink> Worker<S> {
     /// A worker that has not begun.
     pub fn new(drain: Drain<S>, gate: Gate, reins: Reins) -> Self {
         reins.board.post(drain.lane(), Doing::Starting);
-        Worker { drain, gate, reins, tally: Tally::default() }
+        Worker {
+            drain,
+            gate,
+            reins,
+            tally: Tally::default(),
+        }
     }
 
     /// Works until it is told to stop; the batch under way is finished first.
@@ -177,6 +185,7 @@ impl<S: Sink> Worker<S> {
             }
             Step::Overrun => {
                 self.drain.begin_anew();
+                self.tally.after_outage = true;
                 self.post(Doing::Paused);
                 Rest::Pause(OVERRUN_PAUSE)
             }
@@ -187,11 +196,16 @@ impl<S: Sink> Worker<S> {
 
     fn end_stopped(&mut self, trouble: Trouble, rest: Rest) -> Rest {
         self.drain.begin_anew();
+        self.tally.after_outage = true;
         let Trouble { summary, detail } = trouble;
         let doing = Doing::Stopped(summary);
         let before = self.post(doing.clone());
         if before != doing {
-            tracing::error!(lane = self.lane(), error = detail, "lane stopped: nothing is lost, and it tries again");
+            tracing::error!(
+                lane = self.lane(),
+                error = detail,
+                "lane stopped: nothing is lost, and it tries again"
+            );
         }
         rest
     }
@@ -209,7 +223,10 @@ impl<S: Sink> Worker<S> {
         let before = self.reins.board.post(self.drain.lane(), doing.clone());
         let was_stuck = matches!(before, Doing::Stopped(_) | Doing::Blind(_) | Doing::Paused);
         if doing == Doing::Paused && before != Doing::Paused {
-            tracing::warn!(lane = self.lane(), "lane paused: very many rows are locked by others");
+            tracing::warn!(
+                lane = self.lane(),
+                "lane paused: very many rows are locked by others"
+            );
         }
         if was_stuck && matches!(doing, Doing::Draining | Doing::Resting) {
             tracing::info!(lane = self.lane(), "lane goes on");
@@ -219,19 +236,50 @@ impl<S: Sink> Worker<S> {
 
     /// Sums up what was drained since the lane last rested. Trickles are not worth a line in the journal.
     fn tell_end(&mut self, how: &'static str) {
-        let Tally { began, settled, after_outage } = std::mem::take(&mut self.tally);
+        let Tally {
+            began,
+            settled,
+            after_outage,
+        } = std::mem::take(&mut self.tally);
         let ended = settled.applied + settled.superseded + settled.dead;
-        let Some(began) = began.filter(|_| ended + settled.retried > 0) else { return };
+        let Some(began) = began.filter(|_| ended + settled.retried > 0) else {
+            return;
+        };
         let took = began.elapsed();
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let per_second = (ended as f64 / took.as_secs_f64().max(0.001)).round();
-        let SettleReport { applied, superseded, dead, retried, .. } = settled;
+        let SettleReport {
+            applied,
+            superseded,
+            dead,
+            retried,
+            ..
+        } = settled;
         let (lane, took_ms) = (self.lane(), took.as_millis());
-        let first_batch = u64::try_from(self.reins.settings.borrow().batch_size).unwrap_or(u64::MAX);
+        let first_batch =
+            u64::try_from(self.reins.settings.borrow().batch_size).unwrap_or(u64::MAX);
         if after_outage || ended >= first_batch {
-            tracing::info!(lane, applied, superseded, dead, retried, took_ms, per_second, "drain {how}");
+            tracing::info!(
+                lane,
+                applied,
+                superseded,
+                dead,
+                retried,
+                took_ms,
+                per_second,
+                "drain {how}"
+            );
         } else {
-            tracing::debug!(lane, applied, superseded, dead, retried, took_ms, per_second, "drain {how}");
+            tracing::debug!(
+                lane,
+                applied,
+                superseded,
+                dead,
+                retried,
+                took_ms,
+                per_second,
+                "drain {how}"
+            );
         }
     }
 
@@ -268,5 +316,118 @@ async fn idle(wake: &Notify, interval: Duration, due: Option<Instant>) {
     tokio::select! {
         () = wake.notified() => {}
         () = tokio::time::sleep_until(until.into()) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::buffer::{Buffer, Lane, Slot};
+    use holdfast_shared::domain::{Kind, TaskId};
+    use holdfast_shared::store::FailureClass;
+    use tempfile::TempDir;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::drain::rig::{FakeStore, open_buffer, operation, sync_config};
+    use crate::lookout::Lookout;
+
+    type Checked = Result<(), Box<dyn std::error::Error>>;
+
+    /// A worker at work, with a lookout that wakes it and an interval that never ends.
+    struct Works {
+        _directory: TempDir,
+        buffer: Buffer,
+        store: FakeStore,
+        board: Arc<Board>,
+        stop: watch::Sender<bool>,
+        _settings: watch::Sender<SyncConfig>,
+        worker: JoinHandle<Result<(), WorkerError>>,
+    }
+
+    impl Works {
+        fn start(store: FakeStore) -> Result<Self, Box<dyn std::error::Error>> {
+            let directory = tempfile::tempdir()?;
+            let buffer = open_buffer(directory.path(), Duration::from_secs(3_600))?;
+            let config = sync_config(3, 50, 50);
+            let (stop, stopped) = watch::channel(false);
+            let (settings, settings_in_force) = watch::channel(config.clone());
+            let (board, wake) = (Arc::<Board>::default(), Arc::new(Notify::new()));
+            let reins = Reins {
+                board: Arc::clone(&board),
+                settings: settings_in_force,
+                stop: stopped.clone(),
+                wake: Arc::clone(&wake),
+            };
+            let drain = Drain::new(Lane::Postgres, buffer.clone(), store.clone(), &config);
+            let worker = tokio::spawn(Worker::new(drain, Gate::Redis, reins).run());
+            let lookout = Lookout::new(buffer.clone(), Arc::clone(&board), vec![wake], None);
+            tokio::spawn(lookout.run(Arc::default(), stopped));
+            Ok(Works {
+                _directory: directory,
+                buffer,
+                store,
+                board,
+                stop,
+                _settings: settings,
+                worker,
+            })
+        }
+
+        async fn append(&self) -> Checked {
+            let create = operation(&self.buffer, TaskId::generate(), Kind::Create)?;
+            self.buffer.append(create, None, Slot::Ordinary).await?;
+            Ok(())
+        }
+
+        async fn reach(&self, doing: &Doing, applied: usize) -> Checked {
+            let reached = || {
+                let lane = self.board.report().lanes[Lane::Postgres as usize]
+                    .doing
+                    .clone();
+                lane == *doing && self.store.script().applied.len() == applied
+            };
+            let looking = async {
+                while !reached() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            Ok(tokio::time::timeout(Duration::from_secs(20), looking).await?)
+        }
+    }
+
+    #[tokio::test]
+    async fn new_items_wake_a_worker_that_rests() -> Checked {
+        let works = Works::start(FakeStore::default())?;
+        works.reach(&Doing::Resting, 0).await?;
+        works.append().await?;
+        works.reach(&Doing::Resting, 1).await
+    }
+
+    #[tokio::test]
+    async fn a_store_that_comes_back_is_drained_into_and_the_worker_stops_when_told() -> Checked {
+        let store = FakeStore::default();
+        store.script().away = true;
+        let works = Works::start(store)?;
+        works.append().await?;
+        works.reach(&Doing::Away, 0).await?;
+        works.store.come_up();
+        works.reach(&Doing::Resting, 1).await?;
+
+        works.stop.send_replace(true);
+        works.worker.await??;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_store_that_refuses_everything_stops_the_lane_which_tries_again() -> Checked {
+        let works = Works::start(FakeStore::default())?;
+        works.store.script().broken = Some(FailureClass::Systemic);
+        works.append().await?;
+        works
+            .reach(&Doing::Stopped("scripted Systemic".to_owned()), 0)
+            .await?;
+        works.store.script().broken = None;
+        works.append().await?;
+        works.reach(&Doing::Resting, 2).await
     }
 }

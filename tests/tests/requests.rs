@@ -486,6 +486,7 @@ async fn a_full_buffer_refuses_cleanly_and_recovers_by_itself() -> Result<()> {
         .with("BUFFER_MAX_SIZE", &MOST.to_string());
     node.syncd(&["migrate"]).await?.expect_code(0);
     let api = node.start_api().await?;
+    api.wait_status(SETTLE, "online").await?;
     let client = api.client(&tokens::valid("somebody"));
     client
         .create_task(&json!({"title": "with all well"}))

@@ -45,12 +45,10 @@ fn assert_one_line(finished: &Finished, mentions: &[&str]) {
 
 #[tokio::test]
 async fn a_busy_port_is_one_line() -> Result<()> {
-    let port = ReservedPort::claim()?;
-    let _listener = TcpListener::bind(port.address())?;
-    let node = quiet_node()?
-        .with("API_ADDR", &port.address())
-        .with("SYNCD_ADDR", &port.address());
-    for program in BOTH {
+    for (program, variable) in BOTH.into_iter().zip(["API_ADDR", "SYNCD_ADDR"]) {
+        let port = ReservedPort::claim()?;
+        let _listener = TcpListener::bind(port.address())?;
+        let node = quiet_node()?.with(variable, &port.address());
         let finished = node.run(program, &[]).await?;
         finished.expect_code_in(&[UNAVAILABLE, IO_ERROR]);
         assert_one_line(&finished, &[&port.address()]);

@@ -12,7 +12,8 @@ use crate::transport::problem::{Kind, Problem};
 use crate::transport::response;
 
 /// Prometheus' text format.
-const EXPOSITION: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const EXPOSITION: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// The process runs.
 ///
@@ -31,7 +32,10 @@ pub async fn readyz(app: Arc<App>) -> Result<Response, Problem> {
     if app.repository.health().await.ready {
         return Ok(response::json(StatusCode::OK, &json!({"status": "ready"})));
     }
-    Err(Problem::new(Kind::NotReady, "PostgreSQL is away and the buffer can't be used"))
+    Err(Problem::new(
+        Kind::NotReady,
+        "PostgreSQL is away and the buffer can't be used",
+    ))
 }
 
 /// How things stand.

@@ -17,12 +17,13 @@ use sha2::{Digest, Sha256};
 
 use crate::lifecycle::PhaseWatch;
 use crate::middleware::auth::Caller;
+use crate::middleware::rate::RateLimit;
 use crate::middleware::token::TokenVerifier;
 use crate::transport::body::{self, BodyStream};
+use crate::transport::condition;
 use crate::transport::header::{self, BodyForm};
 use crate::transport::problem::{Kind, Problem};
 use crate::transport::response::Verb;
-use crate::transport::condition;
 use crate::usecase::Terms;
 
 /// What all handlers share.
@@ -31,6 +32,8 @@ pub struct App {
     pub repository: Repository,
     /// Who is let in.
     pub verifier: TokenVerifier,
+    /// How much a user may send, where that is limited.
+    pub rate_limit: Option<RateLimit>,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
     /// Whether the process is about to end.
@@ -88,7 +91,10 @@ impl Head {
     /// # Errors
     /// 400 naming a bad header.
     fn conditional_terms(&self, caller: &Caller) -> Result<Terms, Problem> {
-        Ok(Terms { precondition: condition::of_write(&self.headers)?, ..self.terms(caller)? })
+        Ok(Terms {
+            precondition: condition::of_write(&self.headers)?,
+            ..self.terms(caller)?
+        })
     }
 
     /// What `Idempotency-Key` promises of this request.
@@ -97,13 +103,22 @@ impl Head {
     /// 400 when the key is bad.
     fn idempotency(&self, body: &[u8]) -> Result<Option<Idempotency>, Problem> {
         let key = header::idempotency_key(&self.headers)?;
-        Ok(key.map(|key| Idempotency { key, fingerprint: self.fingerprint(body) }))
+        Ok(key.map(|key| Idempotency {
+            key,
+            fingerprint: self.fingerprint(body),
+        }))
     }
 
     /// SHA-256 of method, path and body. Neither method nor path can hold a line feed.
     fn fingerprint(&self, body: &[u8]) -> [u8; 32] {
         let mut hash = Sha256::new();
-        for part in [self.method.as_str().as_bytes(), b"\n", self.path.as_bytes(), b"\n", body] {
+        for part in [
+            self.method.as_str().as_bytes(),
+            b"\n",
+            self.path.as_bytes(),
+            b"\n",
+            body,
+        ] {
             hash.update(part);
         }
         hash.finalize().into()
@@ -114,15 +129,18 @@ impl Head {
 fn write_problem(error: WriteError, verb: Verb) -> Problem {
     match error {
         WriteError::Rejected(rejection) => rejection_problem(rejection, verb),
-        WriteError::KeyInUse => {
-            Problem::new(Kind::KeyInUse, "the first request with this Idempotency-Key is still under way")
-        }
-        WriteError::Full => {
-            Problem::new(Kind::BufferFull, "the store is away and the buffer takes no more; try again later")
-        }
-        WriteError::Unavailable => {
-            Problem::new(Kind::Unavailable, "neither the store nor the buffer takes writes now; try again later")
-        }
+        WriteError::KeyInUse => Problem::new(
+            Kind::KeyInUse,
+            "the first request with this Idempotency-Key is still under way",
+        ),
+        WriteError::Full => Problem::new(
+            Kind::BufferFull,
+            "the store is away and the buffer takes no more; try again later",
+        ),
+        WriteError::Unavailable => Problem::new(
+            Kind::Unavailable,
+            "neither the store nor the buffer takes writes now; try again later",
+        ),
     }
 }
 
@@ -133,12 +151,14 @@ fn rejection_problem(rejection: Rejection, verb: Verb) -> Problem {
         }
         Rejection::NotFound | Rejection::NotOwner | Rejection::Deleted => Problem::not_found(),
         Rejection::PreconditionFailed => condition::failed(),
-        Rejection::KeyReused => {
-            Problem::new(Kind::KeyReused, "this Idempotency-Key was used for another request; use a new one")
-        }
-        Rejection::TooOld => {
-            Problem::new(Kind::PreconditionFailed, "the condition is too old to be judged; read again and repeat")
-        }
+        Rejection::KeyReused => Problem::new(
+            Kind::KeyReused,
+            "this Idempotency-Key was used for another request; use a new one",
+        ),
+        Rejection::TooOld => Problem::new(
+            Kind::PreconditionFailed,
+            "the condition is too old to be judged; read again and repeat",
+        ),
     }
 }
 

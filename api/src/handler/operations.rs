@@ -21,7 +21,9 @@ use crate::transport::{cursor, query, response};
 pub async fn read(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
     let patience = query::wait(&head.query)?;
     let id = OperationId::parse(&head.parameter).ok_or_else(Problem::not_found)?;
-    let found = find(&app, &caller, id, patience).await.map_err(read_problem)?;
+    let found = find(&app, &caller, id, patience)
+        .await
+        .map_err(read_problem)?;
     let record = found.ok_or_else(Problem::not_found)?;
     Ok(response::operation(&record))
 }
@@ -33,11 +35,17 @@ pub async fn read(app: Arc<App>, caller: Caller, head: Head) -> Result<Response,
 pub async fn list(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
     let query = query::operations(&head.query)?;
     // One more than is shown tells whether there are more.
-    let listed = app.repository.list_operations(&caller.user, query.state, query.before, query.limit + 1).await;
+    let listed = app
+        .repository
+        .list_operations(&caller.user, query.state, query.before, query.limit + 1)
+        .await;
     let mut records = listed.map_err(read_problem)?;
     let has_more = records.len() > query.limit;
     records.truncate(query.limit);
-    let next = records.last().filter(|_| has_more).map(|record| cursor::of_operation(record.id));
+    let next = records
+        .last()
+        .filter(|_| has_more)
+        .map(|record| cursor::of_operation(record.id));
     Ok(response::operation_page(&records, next))
 }
 

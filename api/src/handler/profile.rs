@@ -33,7 +33,12 @@ pub async fn read(app: Arc<App>, caller: Caller, head: Head) -> Result<Response,
 ///
 /// # Errors
 /// A problem of the request, or of the write.
-pub async fn replace(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+pub async fn replace(
+    app: Arc<App>,
+    caller: Caller,
+    head: Head,
+    body: BodyStream,
+) -> Result<Response, Problem> {
     let terms = head.conditional_terms(&caller)?;
     let body = head.read_body(BodyForm::Json, body).await?;
     let change = request::whole_profile(&body)?;
@@ -44,7 +49,12 @@ pub async fn replace(app: Arc<App>, caller: Caller, head: Head, body: BodyStream
 ///
 /// # Errors
 /// A problem of the request, or of the write.
-pub async fn patch(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+pub async fn patch(
+    app: Arc<App>,
+    caller: Caller,
+    head: Head,
+    body: BodyStream,
+) -> Result<Response, Problem> {
     let mut terms = head.conditional_terms(&caller)?;
     let body = head.read_body(BodyForm::MergePatch, body).await?;
     terms.idempotency = head.idempotency(&body)?;
@@ -67,17 +77,28 @@ async fn write(
         .map_err(|error| write_problem(error, verb))?;
     // A user's profile is always there, made at first sight, so no write of a client's makes it: never 201.
     written.created = false;
-    Ok(response::written(&written, Resource::Profile(&caller.user), verb))
+    Ok(response::written(
+        &written,
+        Resource::Profile(&caller.user),
+        verb,
+    ))
 }
 
-async fn unchanged(app: &App, caller: &Caller, precondition: Option<&Precondition>) -> Result<Response, Problem> {
+async fn unchanged(
+    app: &App,
+    caller: &Caller,
+    precondition: Option<&Precondition>,
+) -> Result<Response, Problem> {
     let found = find(app, caller).await?;
     condition::check(precondition, &found.value.etag())?;
     whole(caller, &found)
 }
 
 async fn find(app: &App, caller: &Caller) -> Result<Found<ProfileState>, Problem> {
-    app.repository.find_profile(&caller.user, &caller.claims).await.map_err(read_problem)
+    app.repository
+        .find_profile(&caller.user, &caller.claims)
+        .await
+        .map_err(read_problem)
 }
 
 fn whole(caller: &Caller, found: &Found<ProfileState>) -> Result<Response, Problem> {

@@ -17,7 +17,11 @@ use crate::usecase;
 /// # Errors
 /// 503.
 pub async fn list(app: Arc<App>, caller: Caller, _head: Head) -> Result<Response, Problem> {
-    let sessions = app.repository.list_sessions(&caller.user).await.map_err(read_problem)?;
+    let sessions = app
+        .repository
+        .list_sessions(&caller.user)
+        .await
+        .map_err(read_problem)?;
     Ok(response::session_page(&sessions, &caller.session))
 }
 
@@ -26,12 +30,21 @@ pub async fn list(app: Arc<App>, caller: Caller, _head: Head) -> Result<Response
 /// # Errors
 /// 404 when it is no session of the caller's, or a problem of the write. Where whose it is can't be known now, 503:
 /// nobody may end another user's session.
-pub async fn revoke(app: Arc<App>, caller: Caller, head: Head, _body: BodyStream) -> Result<Response, Problem> {
+pub async fn revoke(
+    app: Arc<App>,
+    caller: Caller,
+    head: Head,
+    _body: BodyStream,
+) -> Result<Response, Problem> {
     let id = SessionId::parse(&head.parameter).map_err(|_| Problem::not_found())?;
     if id == caller.session {
         return end(&app, &caller, id, caller.expires_at).await;
     }
-    let found = app.repository.find_session(&caller.user, &id).await.map_err(read_problem)?;
+    let found = app
+        .repository
+        .find_session(&caller.user, &id)
+        .await
+        .map_err(read_problem)?;
     let session = found.ok_or_else(Problem::not_found)?;
     end(&app, &caller, id, session.expires_at).await
 }
@@ -40,11 +53,21 @@ pub async fn revoke(app: Arc<App>, caller: Caller, head: Head, _body: BodyStream
 ///
 /// # Errors
 /// A problem of the write.
-pub async fn log_out(app: Arc<App>, caller: Caller, _head: Head, _body: BodyStream) -> Result<Response, Problem> {
+pub async fn log_out(
+    app: Arc<App>,
+    caller: Caller,
+    _head: Head,
+    _body: BodyStream,
+) -> Result<Response, Problem> {
     end(&app, &caller, caller.session.clone(), caller.expires_at).await
 }
 
-async fn end(app: &App, caller: &Caller, id: SessionId, expires_at: Timestamp) -> Result<Response, Problem> {
+async fn end(
+    app: &App,
+    caller: &Caller,
+    id: SessionId,
+    expires_at: Timestamp,
+) -> Result<Response, Problem> {
     let written = usecase::session::revoke(&app.repository, &caller.user, id, expires_at).await;
     let written = written.map_err(|error| write_problem(error, Verb::Delete))?;
     Ok(response::written(&written, Resource::Session, Verb::Delete))

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use holdfast_shared::domain::Rejection;
 use holdfast_shared::domain::{Cursor, Precondition, TaskId, TaskQuery, TaskState};
 use holdfast_shared::repository::{Found, TaskPage, WriteError};
-use holdfast_shared::domain::Rejection;
 use http::StatusCode;
 use warp::reply::Response;
 
@@ -22,7 +22,12 @@ use crate::usecase;
 ///
 /// # Errors
 /// A problem of the request, or of the write.
-pub async fn create(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+pub async fn create(
+    app: Arc<App>,
+    caller: Caller,
+    head: Head,
+    body: BodyStream,
+) -> Result<Response, Problem> {
     let mut terms = head.terms(&caller)?;
     let body = head.read_body(BodyForm::Json, body).await?;
     terms.idempotency = head.idempotency(&body)?;
@@ -30,7 +35,11 @@ pub async fn create(app: Arc<App>, caller: Caller, head: Head, body: BodyStream)
     let id = usecase::task::new_id(&terms);
     let written = usecase::task::create(&app.repository, terms, id, task).await;
     let written = written.map_err(|error| write_problem(error, Verb::Create))?;
-    Ok(response::written(&written, Resource::Task(id), Verb::Create))
+    Ok(response::written(
+        &written,
+        Resource::Task(id),
+        Verb::Create,
+    ))
 }
 
 /// Lists the caller's tasks.
@@ -39,7 +48,11 @@ pub async fn create(app: Arc<App>, caller: Caller, head: Head, body: BodyStream)
 /// 400 naming a bad parameter, 503.
 pub async fn list(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
     let query = query::tasks(&head.query)?;
-    let page = app.repository.list_tasks(&caller.user, &query).await.map_err(read_problem)?;
+    let page = app
+        .repository
+        .list_tasks(&caller.user, &query)
+        .await
+        .map_err(read_problem)?;
     Ok(response::task_page(&page, next_cursor(&page, &query)))
 }
 
@@ -61,23 +74,41 @@ pub async fn read(app: Arc<App>, caller: Caller, head: Head) -> Result<Response,
 ///
 /// # Errors
 /// A problem of the request, or of the write; 410 for a deleted id.
-pub async fn replace(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+pub async fn replace(
+    app: Arc<App>,
+    caller: Caller,
+    head: Head,
+    body: BodyStream,
+) -> Result<Response, Problem> {
     let id = head.task_id()?;
     let terms = head.conditional_terms(&caller)?;
     let body = head.read_body(BodyForm::Json, body).await?;
     let task = request::new_task(&body)?;
     // What this node can't know now is judged where the write is applied.
-    let known = app.repository.find_task(&caller.user, id).await.unwrap_or(None);
+    let known = app
+        .repository
+        .find_task(&caller.user, id)
+        .await
+        .unwrap_or(None);
     let written = usecase::task::replace(&app.repository, terms, id, task, known.as_ref()).await;
     let written = written.map_err(|error| write_problem(error, Verb::Replace))?;
-    Ok(response::written(&written, Resource::Task(id), Verb::Replace))
+    Ok(response::written(
+        &written,
+        Resource::Task(id),
+        Verb::Replace,
+    ))
 }
 
 /// Changes fields of a task by a merge patch, which needs no read: only what it mentions is written.
 ///
 /// # Errors
 /// A problem of the request, or of the write.
-pub async fn patch(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) -> Result<Response, Problem> {
+pub async fn patch(
+    app: Arc<App>,
+    caller: Caller,
+    head: Head,
+    body: BodyStream,
+) -> Result<Response, Problem> {
     let id = head.task_id()?;
     let mut terms = head.conditional_terms(&caller)?;
     let body = head.read_body(BodyForm::MergePatch, body).await?;
@@ -95,12 +126,23 @@ pub async fn patch(app: Arc<App>, caller: Caller, head: Head, body: BodyStream) 
 ///
 /// # Errors
 /// A problem of the request, or of the write.
-pub async fn delete(app: Arc<App>, caller: Caller, head: Head, _body: BodyStream) -> Result<Response, Problem> {
+pub async fn delete(
+    app: Arc<App>,
+    caller: Caller,
+    head: Head,
+    _body: BodyStream,
+) -> Result<Response, Problem> {
     let id = head.task_id()?;
     let terms = head.conditional_terms(&caller)?;
     match usecase::task::delete(&app.repository, terms, id).await {
-        Ok(written) => Ok(response::written(&written, Resource::Task(id), Verb::Delete)),
-        Err(WriteError::Rejected(Rejection::Deleted)) => Ok(response::empty(StatusCode::NO_CONTENT)),
+        Ok(written) => Ok(response::written(
+            &written,
+            Resource::Task(id),
+            Verb::Delete,
+        )),
+        Err(WriteError::Rejected(Rejection::Deleted)) => {
+            Ok(response::empty(StatusCode::NO_CONTENT))
+        }
         Err(error) => Err(write_problem(error, Verb::Delete)),
     }
 }
@@ -119,8 +161,14 @@ async fn unchanged(
 
 /// A task that is there.
 async fn find(app: &App, caller: &Caller, id: TaskId) -> Result<Found<TaskState>, Problem> {
-    let found = app.repository.find_task(&caller.user, id).await.map_err(read_problem)?;
-    found.filter(|found| found.value.deleted.is_none()).ok_or_else(Problem::not_found)
+    let found = app
+        .repository
+        .find_task(&caller.user, id)
+        .await
+        .map_err(read_problem)?;
+    found
+        .filter(|found| found.value.deleted.is_none())
+        .ok_or_else(Problem::not_found)
 }
 
 /// A task of which only a pending change is known can't be shown.
@@ -130,6 +178,9 @@ fn whole(id: TaskId, found: &Found<TaskState>) -> Result<Response, Problem> {
 
 fn next_cursor(page: &TaskPage, query: &TaskQuery) -> Option<String> {
     let (id, last) = page.items.last().filter(|_| page.has_more)?;
-    let place = Cursor { key: query.key(&last.value), id: *id };
+    let place = Cursor {
+        key: query.key(&last.value),
+        id: *id,
+    };
     Some(cursor::of_task(query.sort, query.descending, &place))
 }

@@ -35,7 +35,9 @@ pub async fn authenticate(
     headers: &HeaderMap,
 ) -> Result<Caller, Problem> {
     let token = bearer_token(headers)?;
-    let identity = verifier.verify(token).map_err(|fault| invalid_token(&fault.to_string()))?;
+    let identity = verifier
+        .verify(token)
+        .map_err(|fault| invalid_token(&fault.to_string()))?;
     let session = session_of(&identity, repository.now(), headers);
     match repository.admit(&session).await {
         Admission::Admitted => Ok(Caller {
@@ -58,8 +60,12 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
     let (first, second) = (values.next(), values.next());
     let text = match (first, second) {
         (None, _) => return Err(missing_token()),
-        (Some(_), Some(_)) => return Err(invalid_token("there is more than one Authorization header")),
-        (Some(value), None) => value.to_str().map_err(|_| invalid_token("the token is malformed"))?,
+        (Some(_), Some(_)) => {
+            return Err(invalid_token("there is more than one Authorization header"));
+        }
+        (Some(value), None) => value
+            .to_str()
+            .map_err(|_| invalid_token("the token is malformed"))?,
     };
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
@@ -76,8 +82,9 @@ fn missing_token() -> Problem {
 
 /// `description` is one of our own texts: plain ASCII without quotes.
 fn invalid_token(description: &str) -> Problem {
-    let challenge =
-        format!("Bearer realm=\"holdfast\", error=\"invalid_token\", error_description=\"{description}\"");
+    let challenge = format!(
+        "Bearer realm=\"holdfast\", error=\"invalid_token\", error_description=\"{description}\""
+    );
     let challenge = HeaderValue::try_from(challenge).expect("descriptions are ASCII");
     Problem::new(Kind::Unauthorized, description).with_header(WWW_AUTHENTICATE, challenge)
 }
@@ -95,7 +102,10 @@ fn session_of(identity: &Identity, now: Timestamp, headers: &HeaderMap) -> Sessi
 
 fn user_agent(value: &HeaderValue) -> String {
     let text = String::from_utf8_lossy(value.as_bytes());
-    text.chars().filter(|character| !character.is_control()).take(MAX_USER_AGENT).collect()
+    text.chars()
+        .filter(|character| !character.is_control())
+        .take(MAX_USER_AGENT)
+        .collect()
 }
 
 #[cfg(test)]
@@ -105,7 +115,10 @@ mod tests {
     fn authorization(values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(AUTHORIZATION, HeaderValue::from_str(value).expect("a valid value"));
+            headers.append(
+                AUTHORIZATION,
+                HeaderValue::from_str(value).expect("a valid value"),
+            );
         }
         headers
     }
@@ -113,17 +126,30 @@ mod tests {
     #[test]
     fn the_scheme_is_bearer_in_any_case() {
         for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c "] {
-            assert_eq!(bearer_token(&authorization(&[value])), Ok("a.b.c"), "{value}");
+            assert_eq!(
+                bearer_token(&authorization(&[value])),
+                Ok("a.b.c"),
+                "{value}"
+            );
         }
     }
 
     #[test]
     fn anything_else_is_401_with_a_challenge() {
-        for values in [&[][..], &["Basic YTpi"], &["Bearer"], &[""], &["Bearer a", "Bearer b"]] {
+        for values in [
+            &[][..],
+            &["Basic YTpi"],
+            &["Bearer"],
+            &[""],
+            &["Bearer a", "Bearer b"],
+        ] {
             let problem = bearer_token(&authorization(values)).expect_err("refused");
             let response = problem.into_response("r-1");
             assert_eq!(response.status().as_u16(), 401, "{values:?}");
-            assert!(response.headers().contains_key(WWW_AUTHENTICATE), "{values:?}");
+            assert!(
+                response.headers().contains_key(WWW_AUTHENTICATE),
+                "{values:?}"
+            );
         }
     }
 

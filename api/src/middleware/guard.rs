@@ -20,11 +20,17 @@ pub async fn guard(answering: impl Future<Output = Response>, request_id: &str) 
     match tokio::time::timeout(ANSWER_DEADLINE, caught).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => {
-            tracing::error!(panic = panic_message(panic.as_ref()), "a request met a defect");
+            tracing::error!(
+                panic = panic_message(panic.as_ref()),
+                "a request met a defect"
+            );
             Problem::internal().into_response(request_id)
         }
         Err(_) => {
-            tracing::error!(deadline_s = ANSWER_DEADLINE.as_secs(), "a request was given up");
+            tracing::error!(
+                deadline_s = ANSWER_DEADLINE.as_secs(),
+                "a request was given up"
+            );
             let detail = "no answer was found in time; a write may still take effect";
             Problem::new(Kind::TimedOut, detail).into_response(request_id)
         }
@@ -33,7 +39,8 @@ pub async fn guard(answering: impl Future<Output = Response>, request_id: &str) 
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&'static str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("not a text")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("not a text")
 }
 
 #[cfg(test)]

@@ -47,7 +47,9 @@ pub struct TokenKey {
 
 impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenKey").field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("TokenKey")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
     }
 }
 
@@ -60,7 +62,10 @@ impl TokenKey {
         if secret.len() < MIN_SECRET_BYTES {
             return Err(KeyError::ShortSecret);
         }
-        Ok(TokenKey { decoding: DecodingKey::from_secret(secret), algorithm: Algorithm::HS256 })
+        Ok(TokenKey {
+            decoding: DecodingKey::from_secret(secret),
+            algorithm: Algorithm::HS256,
+        })
     }
 
     /// A public key in PEM: RS256, ES256 or EdDSA by its kind.
@@ -69,14 +74,20 @@ impl TokenKey {
     /// [`KeyError::NoPublicKey`], [`KeyError::ShortRsa`].
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
         // The decoders below also take private keys and certificates, whose first bit string is something else.
-        if !pem.windows(PUBLIC_KEY_MARK.len()).any(|window| window == PUBLIC_KEY_MARK) {
+        if !pem
+            .windows(PUBLIC_KEY_MARK.len())
+            .any(|window| window == PUBLIC_KEY_MARK)
+        {
             return Err(KeyError::NoPublicKey);
         }
         let rsa = || Some((DecodingKey::from_rsa_pem(pem).ok()?, Algorithm::RS256));
         let ec = || Some((DecodingKey::from_ec_pem(pem).ok()?, Algorithm::ES256));
         let ed = || Some((DecodingKey::from_ed_pem(pem).ok()?, Algorithm::EdDSA));
         let (decoding, algorithm) = rsa().or_else(ec).or_else(ed).ok_or(KeyError::NoPublicKey)?;
-        let key = TokenKey { decoding, algorithm };
+        let key = TokenKey {
+            decoding,
+            algorithm,
+        };
         key.check_size(KeyError::NoPublicKey)?;
         Ok(key)
     }
@@ -101,7 +112,10 @@ impl TokenKey {
             return Err(KeyError::OtherPurpose);
         }
         let decoding = DecodingKey::from_jwk(jwk).map_err(|_| KeyError::Malformed)?;
-        let key = TokenKey { decoding, algorithm };
+        let key = TokenKey {
+            decoding,
+            algorithm,
+        };
         key.check_size(KeyError::Malformed)?;
         Ok(key)
     }
@@ -110,9 +124,17 @@ impl TokenKey {
     fn check_size(&self, otherwise: KeyError) -> Result<(), KeyError> {
         if self.algorithm == Algorithm::RS256 {
             let bytes = self.modulus_bytes().ok_or(otherwise)?;
-            return if bytes < MIN_MODULUS_BYTES { Err(KeyError::ShortRsa) } else { Ok(()) };
+            return if bytes < MIN_MODULUS_BYTES {
+                Err(KeyError::ShortRsa)
+            } else {
+                Ok(())
+            };
         }
-        let expected = if self.algorithm == Algorithm::ES256 { P256_POINT_BYTES } else { ED25519_BYTES };
+        let expected = if self.algorithm == Algorithm::ES256 {
+            P256_POINT_BYTES
+        } else {
+            ED25519_BYTES
+        };
         match self.decoding.try_get_as_bytes() {
             Ok(bytes) if bytes.len() == expected => Ok(()),
             _ => Err(otherwise),
@@ -132,7 +154,11 @@ impl TokenKey {
 const PUBLIC_KEY_MARK: &[u8] = b"-----BEGIN PUBLIC KEY-----";
 
 fn is_for_checking(jwk: &Jwk) -> bool {
-    let used_so = jwk.common.public_key_use.as_ref().is_none_or(|r#use| *r#use == PublicKeyUse::Signature);
+    let used_so = jwk
+        .common
+        .public_key_use
+        .as_ref()
+        .is_none_or(|r#use| *r#use == PublicKeyUse::Signature);
     let operations = jwk.common.key_operations.as_ref();
     used_so && operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify))
 }

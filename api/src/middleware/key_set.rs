@@ -71,13 +71,19 @@ impl KeySetFile {
     pub fn open(path: &Path) -> Result<Self, KeySetError> {
         let seen = version(path).ok();
         let keys = read(path)?;
-        Ok(KeySetFile { path: path.to_owned(), keys: ArcSwap::from_pointee(keys), seen: Mutex::new(seen) })
+        Ok(KeySetFile {
+            path: path.to_owned(),
+            keys: ArcSwap::from_pointee(keys),
+            seen: Mutex::new(seen),
+        })
     }
 
     /// The key with this `kid`.
     pub fn find(&self, kid: &str) -> Option<TokenKey> {
         let keys = self.keys.load();
-        keys.iter().find(|(known, _)| known == kid).map(|(_, key)| key.clone())
+        keys.iter()
+            .find(|(known, _)| known == kid)
+            .map(|(_, key)| key.clone())
     }
 
     /// Looks at the file once a second, for ever, and reads it when it has changed.
@@ -88,7 +94,10 @@ impl KeySetFile {
             ticks.tick().await;
             let file = Arc::clone(&self);
             if let Err(error) = tokio::task::spawn_blocking(move || file.refresh()).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "reading the key set met a defect");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "reading the key set met a defect"
+                );
             }
         }
     }
@@ -132,19 +141,35 @@ fn version(path: &Path) -> io::Result<Version> {
 fn read(path: &Path) -> Result<Keys, KeySetError> {
     let mut text = Vec::new();
     let file = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text));
-    file.map_err(|source| KeySetError::Io { path: path.to_owned(), source })?;
+    file.map_err(|source| KeySetError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
     let keys = parse(&text);
-    if keys.is_empty() { Err(KeySetError::NoKeys { path: path.to_owned() }) } else { Ok(keys) }
+    if keys.is_empty() {
+        Err(KeySetError::NoKeys {
+            path: path.to_owned(),
+        })
+    } else {
+        Ok(keys)
+    }
 }
 
 /// The usable keys; one that isn't costs only itself. Of several with one `kid` the first counts.
 fn parse(text: &[u8]) -> Keys {
     let document: Value = serde_json::from_slice(text).unwrap_or_default();
-    let listed = document["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let listed = document["keys"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let mut keys = Keys::new();
     for value in listed {
-        let Ok(jwk) = serde_json::from_value::<Jwk>(value.clone()) else { continue };
-        let Some(kid) = jwk.common.key_id.clone() else { continue };
+        let Ok(jwk) = serde_json::from_value::<Jwk>(value.clone()) else {
+            continue;
+        };
+        let Some(kid) = jwk.common.key_id.clone() else {
+            continue;
+        };
         match TokenKey::from_jwk(&jwk) {
             Ok(_) if keys.iter().any(|(known, _)| *known == kid) => {
                 tracing::warn!(kid, "the key set has this kid twice: the first counts");
@@ -184,7 +209,10 @@ mod tests {
         assert!(file.find("b").is_some(), "an empty set keeps the old keys");
         fs::remove_file(&path).expect("removed");
         file.refresh();
-        assert!(file.find("b").is_some(), "a missing file keeps the old keys");
+        assert!(
+            file.find("b").is_some(),
+            "a missing file keeps the old keys"
+        );
 
         let next = directory.path().join("next.json");
         fs::write(&next, set(&["d"])).expect("written");
@@ -208,7 +236,10 @@ mod tests {
             "7",
         ];
         for key in table {
-            assert!(parse(format!("{{\"keys\":[{key}]}}").as_bytes()).is_empty(), "{key}");
+            assert!(
+                parse(format!("{{\"keys\":[{key}]}}").as_bytes()).is_empty(),
+                "{key}"
+            );
         }
         let mixed = format!("{{\"keys\":[{},{}]}}", table[1], ED25519);
         assert_eq!(parse(mixed.as_bytes()).len(), 1);
@@ -218,10 +249,16 @@ mod tests {
     fn a_file_without_a_key_is_refused_at_the_start() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("keys.json");
-        assert!(matches!(KeySetFile::open(&path), Err(KeySetError::Io { .. })));
+        assert!(matches!(
+            KeySetFile::open(&path),
+            Err(KeySetError::Io { .. })
+        ));
         for text in ["", "[]", "{}", "{\"keys\":{}}"] {
             fs::write(&path, text).expect("written");
-            assert!(matches!(KeySetFile::open(&path), Err(KeySetError::NoKeys { .. })), "{text}");
+            assert!(
+                matches!(KeySetFile::open(&path), Err(KeySetError::NoKeys { .. })),
+                "{text}"
+            );
         }
     }
 }

@@ -6,4 +6,5 @@ pub mod exchange;
 pub mod guard;
 pub mod key;
 pub mod key_set;
+pub mod rate;
 pub mod token;

@@ -34,9 +34,14 @@ pub enum VerifierError {
     /// `JWT_JWKS_FILE` is no good.
     #[error("JWT_JWKS_FILE can't be used")]
     KeySet(#[source] KeySetError),
-    /// A file couldn't be read, or the development secret couldn't be made.
+    /// The file of `JWT_PUBLIC_KEY_FILE` can't be read.
     #[error("can't read the token key")]
     Io(#[source] std::io::Error),
+    /// The directory of the buffer doesn't take, or give, the development secret.
+    #[error(
+        "can't keep a development secret beside the buffer: set BUFFER_PATH to a place this user may write to"
+    )]
+    DevelopmentSecret(#[source] std::io::Error),
 }
 
 /// Why a token doesn't let its bearer in, in words for the client.
@@ -122,15 +127,24 @@ impl TokenVerifier {
                 let pem = std::fs::read(path).map_err(VerifierError::Io)?;
                 Keys::One(TokenKey::from_pem(&pem).map_err(VerifierError::PublicKey)?)
             }
-            TokenKeys::JwksFile(path) => Keys::Set(Arc::new(KeySetFile::open(path).map_err(VerifierError::KeySet)?)),
+            TokenKeys::JwksFile(path) => Keys::Set(Arc::new(
+                KeySetFile::open(path).map_err(VerifierError::KeySet)?,
+            )),
             TokenKeys::DevelopmentSecret => {
-                tracing::warn!("tokens are checked with a development secret kept beside the buffer: not for production");
-                let secret = development_secret(buffer_path).map_err(VerifierError::Io)?;
+                tracing::warn!(
+                    "tokens are checked with a development secret kept beside the buffer: not for production"
+                );
+                let secret =
+                    development_secret(buffer_path).map_err(VerifierError::DevelopmentSecret)?;
                 let key = TokenKey::from_secret(secret.expose_secret().as_bytes());
                 Keys::One(key.map_err(VerifierError::Secret)?)
             }
         };
-        Ok(TokenVerifier { keys, issuer: config.issuer.clone(), audience: config.audience.clone() })
+        Ok(TokenVerifier {
+            keys,
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+        })
     }
 
     /// The key file to follow, where keys come from one that may change.
@@ -154,7 +168,11 @@ impl TokenVerifier {
         let verified = match &self.keys {
             Keys::One(key) => self.verify_with(token, key)?,
             Keys::Set(file) => {
-                let key = header.kid.as_deref().and_then(|kid| file.find(kid)).ok_or(TokenFault::UnknownKey)?;
+                let key = header
+                    .kid
+                    .as_deref()
+                    .and_then(|kid| file.find(kid))
+                    .ok_or(TokenFault::UnknownKey)?;
                 self.verify_with(token, &key)?
             }
         };
@@ -196,26 +214,34 @@ fn fault_of(kind: &ErrorKind) -> TokenFault {
         ErrorKind::ImmatureSignature => TokenFault::Immature,
         ErrorKind::InvalidIssuer => TokenFault::Issuer,
         ErrorKind::InvalidAudience => TokenFault::Audience,
-        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => match claim.as_str() {
-            "exp" => TokenFault::Expiry,
-            "nbf" => TokenFault::NotBefore,
-            "sub" => TokenFault::Subject,
-            "iss" => TokenFault::Issuer,
-            "aud" => TokenFault::Audience,
-            _ => TokenFault::Invalid,
-        },
+        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
+            match claim.as_str() {
+                "exp" => TokenFault::Expiry,
+                "nbf" => TokenFault::NotBefore,
+                "sub" => TokenFault::Subject,
+                "iss" => TokenFault::Issuer,
+                "aud" => TokenFault::Audience,
+                _ => TokenFault::Invalid,
+            }
+        }
         _ => TokenFault::Invalid,
     }
 }
 
 fn identify(token: &str, claims: &Map<String, Value>) -> Result<Identity, TokenFault> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
-    let subject = claims.get("sub").and_then(Value::as_str).ok_or(TokenFault::Subject)?;
+    let subject = claims
+        .get("sub")
+        .and_then(Value::as_str)
+        .ok_or(TokenFault::Subject)?;
     Ok(Identity {
         user: UserId::parse(subject).map_err(|_| TokenFault::Subject)?,
         session: session_of(token, claims)?,
         issued_at: claims.get("iat").and_then(seconds),
-        expires_at: claims.get("exp").and_then(seconds).ok_or(TokenFault::Expiry)?,
+        expires_at: claims
+            .get("exp")
+            .and_then(seconds)
+            .ok_or(TokenFault::Expiry)?,
         claims: Claims {
             email: text("email"),
             name: text("name"),
@@ -229,7 +255,9 @@ fn identify(token: &str, claims: &Map<String, Value>) -> Result<Identity, TokenF
 /// The session a token belongs to. One that names it in a way that can't be kept is refused rather than given
 /// another: a session must not have two names, or revoking one leaves the other.
 fn session_of(token: &str, claims: &Map<String, Value>) -> Result<SessionId, TokenFault> {
-    let named = ["sid", "jti"].into_iter().find_map(|name| claims.get(name).filter(|value| !value.is_null()));
+    let named = ["sid", "jti"]
+        .into_iter()
+        .find_map(|name| claims.get(name).filter(|value| !value.is_null()));
     let id = match named {
         Some(value) => value.as_str().ok_or(TokenFault::Session)?.to_owned(),
         None => hash_of_claims(token),
@@ -241,7 +269,10 @@ fn session_of(token: &str, claims: &Map<String, Value>) -> Result<SessionId, Tok
 /// valid one, which would be a session that was never revoked.
 fn hash_of_claims(token: &str) -> String {
     let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed);
-    Sha256::digest(signed.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(signed.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A NumericDate (RFC 7519 §2): seconds, perhaps with a fraction.

@@ -14,11 +14,17 @@ use super::*;
 const SECRET: &str = "a-secret-for-unit-tests-of-more-than-32-bytes";
 
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/keys").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures/keys")
+        .join(name)
 }
 
 fn open(keys: TokenKeys, issuer: Option<&str>, audience: Option<&str>) -> TokenVerifier {
-    let config = TokenConfig { keys, issuer: issuer.map(str::to_owned), audience: audience.map(str::to_owned) };
+    let config = TokenConfig {
+        keys,
+        issuer: issuer.map(str::to_owned),
+        audience: audience.map(str::to_owned),
+    };
     TokenVerifier::open(&config, Path::new("unused")).expect("usable keys")
 }
 
@@ -27,7 +33,9 @@ fn by_secret() -> TokenVerifier {
 }
 
 fn now() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
     i64::try_from(since_epoch.as_secs()).expect("before the year 292 billion")
 }
 
@@ -43,7 +51,10 @@ fn claims(changes: &Value) -> Value {
 }
 
 fn set_claims(claims: &mut Value, changes: &Value) {
-    let (claims, changes) = (claims.as_object_mut().expect("claims"), changes.as_object().expect("changes"));
+    let (claims, changes) = (
+        claims.as_object_mut().expect("claims"),
+        changes.as_object().expect("changes"),
+    );
     for (name, value) in changes {
         match value {
             Value::Null => drop(claims.remove(name)),
@@ -57,7 +68,8 @@ fn signed(claims: &Value) -> String {
 }
 
 fn signed_with(header: &Header, claims: &Value, secret: &str) -> String {
-    encode(header, claims, &EncodingKey::from_secret(secret.as_bytes())).expect("claims can be signed")
+    encode(header, claims, &EncodingKey::from_secret(secret.as_bytes()))
+        .expect("claims can be signed")
 }
 
 fn part(value: &Value) -> String {
@@ -68,7 +80,8 @@ fn part(value: &Value) -> String {
 fn signed_raw(header: &Value, payload: &str) -> String {
     let message = format!("{}.{payload}", part(header));
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signed");
+    let signature =
+        jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signed");
     format!("{message}.{signature}")
 }
 
@@ -84,12 +97,23 @@ fn private_key(name: &str) -> (Algorithm, EncodingKey) {
 
 #[test]
 fn a_good_token_says_who_it_is() {
-    let token = signed(&claims(&json!({"email": "ann@example.org", "name": 7, "iat": 1_600_000_000})));
+    let token = signed(&claims(
+        &json!({"email": "ann@example.org", "name": 7, "iat": 1_600_000_000}),
+    ));
     let identity = by_secret().verify(&token).expect("valid");
-    assert_eq!((identity.user.as_str(), identity.session.as_str()), ("ann", "s-1"));
+    assert_eq!(
+        (identity.user.as_str(), identity.session.as_str()),
+        ("ann", "s-1")
+    );
     assert_eq!(identity.claims.email.as_deref(), Some("ann@example.org"));
-    assert_eq!(identity.claims.name, None, "a claim of another type counts as absent");
-    assert_eq!(identity.issued_at.map(Timestamp::as_micros), Some(1_600_000_000_000_000));
+    assert_eq!(
+        identity.claims.name, None,
+        "a claim of another type counts as absent"
+    );
+    assert_eq!(
+        identity.issued_at.map(Timestamp::as_micros),
+        Some(1_600_000_000_000_000)
+    );
     assert!(identity.expires_at.as_micros() > now() * 1_000_000);
 }
 
@@ -118,23 +142,44 @@ fn what_the_claims_must_not_say() {
     ];
     let verifier = by_secret();
     for (changes, fault) in table {
-        assert_eq!(verifier.verify(&signed(&claims(&changes))), Err(fault), "{changes}");
+        assert_eq!(
+            verifier.verify(&signed(&claims(&changes))),
+            Err(fault),
+            "{changes}"
+        );
     }
 }
 
 #[test]
 fn clocks_may_differ_by_the_leeway() {
     let verifier = by_secret();
-    assert!(verifier.verify(&signed(&claims(&json!({"exp": now() - 20})))).is_ok());
-    assert!(verifier.verify(&signed(&claims(&json!({"nbf": now() + 20})))).is_ok());
-    assert_eq!(verifier.verify(&signed(&claims(&json!({"exp": now() - 40})))), Err(TokenFault::Expired));
+    assert!(
+        verifier
+            .verify(&signed(&claims(&json!({"exp": now() - 20}))))
+            .is_ok()
+    );
+    assert!(
+        verifier
+            .verify(&signed(&claims(&json!({"nbf": now() + 20}))))
+            .is_ok()
+    );
+    assert_eq!(
+        verifier.verify(&signed(&claims(&json!({"exp": now() - 40})))),
+        Err(TokenFault::Expired)
+    );
 }
 
 #[test]
 fn an_end_beyond_all_bounds_is_kept_in_them() {
     for exp in [json!(u64::MAX), json!(1e15)] {
-        let identity = by_secret().verify(&signed(&claims(&json!({"exp": exp})))).expect("valid");
-        assert_eq!(identity.expires_at.to_string(), "9999-12-31T23:59:59Z", "{exp}");
+        let identity = by_secret()
+            .verify(&signed(&claims(&json!({"exp": exp}))))
+            .expect("valid");
+        assert_eq!(
+            identity.expires_at.to_string(),
+            "9999-12-31T23:59:59Z",
+            "{exp}"
+        );
     }
 }
 
@@ -154,11 +199,21 @@ fn texts_that_are_no_tokens_are_refused() {
         format!("{good}.{signature}"),
         format!("{good}="),
         format!("{header}.{other}.{signature}"),
-        format!("{header}.{payload}.{}", signature.chars().rev().collect::<String>()),
+        format!(
+            "{header}.{payload}.{}",
+            signature.chars().rev().collect::<String>()
+        ),
         format!("{}.{payload}.", part(&json!({"alg": "none"}))),
-        format!("{}.{payload}.{signature}", part(&json!({"alg": "none", "typ": "JWT"}))),
+        format!(
+            "{}.{payload}.{signature}",
+            part(&json!({"alg": "none", "typ": "JWT"}))
+        ),
         format!("{}.{payload}.{signature}", part(&json!({"alg": "nOnE"}))),
-        signed_with(&Header::new(Algorithm::HS256), &claims(&json!({})), "another-secret-of-more-than-thirty-two-bytes"),
+        signed_with(
+            &Header::new(Algorithm::HS256),
+            &claims(&json!({})),
+            "another-secret-of-more-than-thirty-two-bytes",
+        ),
         signed_with(&Header::new(Algorithm::HS384), &claims(&json!({})), SECRET),
         signed_with(&Header::new(Algorithm::HS512), &claims(&json!({})), SECRET),
         signed_raw(&json!({"alg": "RS256"}), payload),
@@ -166,7 +221,10 @@ fn texts_that_are_no_tokens_are_refused() {
         signed_raw(&json!({"alg": "HS256", "crit": ["exp"]}), payload),
         signed_raw(&json!({"alg": "HS256", "crit": []}), payload),
         signed_raw(&json!({"alg": "HS256"}), &URL_SAFE_NO_PAD.encode("[]")),
-        signed_raw(&json!({"alg": "HS256"}), &URL_SAFE_NO_PAD.encode("not json")),
+        signed_raw(
+            &json!({"alg": "HS256"}),
+            &URL_SAFE_NO_PAD.encode("not json"),
+        ),
         signed_raw(&json!({"alg": "HS256"}), ""),
         format!("{}\u{0}", good),
         good.replacen('.', " .", 1),
@@ -187,23 +245,46 @@ fn claims_given_twice_are_refused() {
 
 #[test]
 fn issuer_and_audience_are_demanded_when_they_are_set() {
-    let verifier = open(TokenKeys::Secret(SecretString::from(SECRET)), Some("https://issuer"), Some("holdfast"));
+    let verifier = open(
+        TokenKeys::Secret(SecretString::from(SECRET)),
+        Some("https://issuer"),
+        Some("holdfast"),
+    );
     let right = json!({"iss": "https://issuer", "aud": "holdfast"});
     assert!(verifier.verify(&signed(&claims(&right))).is_ok());
     let among_others = json!({"iss": "https://issuer", "aud": ["other", "holdfast"]});
     assert!(verifier.verify(&signed(&claims(&among_others))).is_ok());
     let table = [
         (json!({"aud": "holdfast"}), TokenFault::Issuer),
-        (json!({"iss": "https://other", "aud": "holdfast"}), TokenFault::Issuer),
+        (
+            json!({"iss": "https://other", "aud": "holdfast"}),
+            TokenFault::Issuer,
+        ),
         (json!({"iss": 7, "aud": "holdfast"}), TokenFault::Issuer),
         (json!({"iss": "https://issuer"}), TokenFault::Audience),
-        (json!({"iss": "https://issuer", "aud": "other"}), TokenFault::Audience),
-        (json!({"iss": "https://issuer", "aud": []}), TokenFault::Audience),
-        (json!({"iss": "https://issuer", "aud": 7}), TokenFault::Audience),
-        (json!({"iss": "https://issuer", "aud": {"holdfast": true}}), TokenFault::Audience),
+        (
+            json!({"iss": "https://issuer", "aud": "other"}),
+            TokenFault::Audience,
+        ),
+        (
+            json!({"iss": "https://issuer", "aud": []}),
+            TokenFault::Audience,
+        ),
+        (
+            json!({"iss": "https://issuer", "aud": 7}),
+            TokenFault::Audience,
+        ),
+        (
+            json!({"iss": "https://issuer", "aud": {"holdfast": true}}),
+            TokenFault::Audience,
+        ),
     ];
     for (changes, fault) in table {
-        assert_eq!(verifier.verify(&signed(&claims(&changes))), Err(fault), "{changes}");
+        assert_eq!(
+            verifier.verify(&signed(&claims(&changes))),
+            Err(fault),
+            "{changes}"
+        );
     }
 }
 
@@ -216,7 +297,9 @@ fn issuer_and_audience_do_not_matter_when_they_are_not_set() {
 #[test]
 fn the_session_is_sid_else_jti_else_a_hash() {
     let session = |changes: &Value| {
-        let identity = by_secret().verify(&signed(&claims(changes))).expect("valid");
+        let identity = by_secret()
+            .verify(&signed(&claims(changes)))
+            .expect("valid");
         identity.session.as_str().to_owned()
     };
     assert_eq!(session(&json!({"sid": "a", "jti": "b"})), "a");
@@ -234,7 +317,11 @@ fn a_second_signature_of_the_same_claims_is_the_same_session() {
     let one = encode(&header, &claims, &key).expect("signed");
     let two = encode(&header, &claims, &key).expect("signed");
     assert_ne!(one, two, "ECDSA signatures are random");
-    let verifier = open(TokenKeys::PublicKeyFile(fixture("es256-public.pem")), None, None);
+    let verifier = open(
+        TokenKeys::PublicKeyFile(fixture("es256-public.pem")),
+        None,
+        None,
+    );
     let session = |token: &str| verifier.verify(token).expect("valid").session;
     assert_eq!(session(&one), session(&two));
 }
@@ -247,7 +334,11 @@ fn a_public_key_fixes_the_algorithm() {
         for other in ["rs256", "es256", "eddsa"] {
             let (algorithm, key) = private_key(other);
             let token = encode(&Header::new(algorithm), &good(), &key).expect("signed");
-            assert_eq!(verifier.verify(&token).is_ok(), name == other, "{other} for {name}");
+            assert_eq!(
+                verifier.verify(&token).is_ok(),
+                name == other,
+                "{other} for {name}"
+            );
         }
         // The classic: the public key, which everybody has, taken for an HMAC secret.
         let pem = std::fs::read_to_string(public).expect("a fixture");
@@ -255,26 +346,44 @@ fn a_public_key_fixes_the_algorithm() {
             let token = signed_with(&Header::new(Algorithm::HS256), &good(), secret);
             assert_eq!(verifier.verify(&token), Err(TokenFault::Invalid), "{name}");
         }
-        assert_eq!(verifier.verify(&signed(&good())), Err(TokenFault::Invalid), "{name}");
+        assert_eq!(
+            verifier.verify(&signed(&good())),
+            Err(TokenFault::Invalid),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn other_algorithms_of_the_same_family_are_refused() {
-    let verifier = open(TokenKeys::PublicKeyFile(fixture("rs256-public.pem")), None, None);
+    let verifier = open(
+        TokenKeys::PublicKeyFile(fixture("rs256-public.pem")),
+        None,
+        None,
+    );
     let (_, key) = private_key("rs256");
     for algorithm in [Algorithm::RS384, Algorithm::RS512, Algorithm::PS256] {
         let token = encode(&Header::new(algorithm), &good(), &key).expect("signed");
-        assert_eq!(verifier.verify(&token), Err(TokenFault::Invalid), "{algorithm:?}");
+        assert_eq!(
+            verifier.verify(&token),
+            Err(TokenFault::Invalid),
+            "{algorithm:?}"
+        );
     }
 }
 
 #[test]
 fn a_key_that_the_token_brings_along_is_not_used() {
     let (algorithm, key) = private_key("eddsa");
-    let set: Value = serde_json::from_slice(&std::fs::read(fixture("jwks.json")).expect("a fixture")).expect("JSON");
+    let set: Value =
+        serde_json::from_slice(&std::fs::read(fixture("jwks.json")).expect("a fixture"))
+            .expect("JSON");
     let own_keys = set["keys"].as_array().expect("keys");
-    let verifier = open(TokenKeys::PublicKeyFile(fixture("es256-public.pem")), None, None);
+    let verifier = open(
+        TokenKeys::PublicKeyFile(fixture("es256-public.pem")),
+        None,
+        None,
+    );
     for own in own_keys {
         let mut header = Header::new(algorithm);
         header.jwk = serde_json::from_value(own.clone()).ok();
@@ -287,12 +396,19 @@ fn a_key_that_the_token_brings_along_is_not_used() {
 #[test]
 fn a_key_set_is_searched_by_kid_alone() {
     let verifier = open(TokenKeys::JwksFile(fixture("jwks.json")), None, None);
-    let set: Value = serde_json::from_slice(&std::fs::read(fixture("jwks.json")).expect("a fixture")).expect("JSON");
+    let set: Value =
+        serde_json::from_slice(&std::fs::read(fixture("jwks.json")).expect("a fixture"))
+            .expect("JSON");
     let kids: Vec<(String, String)> = set["keys"]
         .as_array()
         .expect("keys")
         .iter()
-        .map(|key| (key["kid"].as_str().expect("a kid").to_owned(), key["kty"].as_str().expect("a kty").to_owned()))
+        .map(|key| {
+            (
+                key["kid"].as_str().expect("a kid").to_owned(),
+                key["kty"].as_str().expect("a kty").to_owned(),
+            )
+        })
         .collect();
     for (kid, kty) in &kids {
         for (name, own_kty) in [("rs256", "RSA"), ("es256", "EC"), ("eddsa", "OKP")] {
@@ -300,7 +416,11 @@ fn a_key_set_is_searched_by_kid_alone() {
             let mut header = Header::new(algorithm);
             header.kid = Some(kid.clone());
             let token = encode(&header, &good(), &key).expect("signed");
-            assert_eq!(verifier.verify(&token).is_ok(), kty == own_kty, "{name} under {kid}");
+            assert_eq!(
+                verifier.verify(&token).is_ok(),
+                kty == own_kty,
+                "{name} under {kid}"
+            );
         }
     }
     let (algorithm, key) = private_key("eddsa");
@@ -315,25 +435,51 @@ fn a_key_set_is_searched_by_kid_alone() {
 #[test]
 fn keys_that_are_no_good_are_refused_at_the_start() {
     let open = |keys| {
-        let config = TokenConfig { keys, issuer: None, audience: None };
+        let config = TokenConfig {
+            keys,
+            issuer: None,
+            audience: None,
+        };
         TokenVerifier::open(&config, Path::new("unused"))
     };
-    assert!(matches!(open(TokenKeys::Secret(SecretString::from("short"))), Err(VerifierError::Secret(KeyError::ShortSecret))));
-    for name in ["rs256-private.pem", "es256-private.pem", "eddsa-private.pem", "jwks.json"] {
+    assert!(matches!(
+        open(TokenKeys::Secret(SecretString::from("short"))),
+        Err(VerifierError::Secret(KeyError::ShortSecret))
+    ));
+    for name in [
+        "rs256-private.pem",
+        "es256-private.pem",
+        "eddsa-private.pem",
+        "jwks.json",
+    ] {
         let opened = open(TokenKeys::PublicKeyFile(fixture(name)));
         assert!(matches!(opened, Err(VerifierError::PublicKey(_))), "{name}");
     }
-    assert!(matches!(open(TokenKeys::PublicKeyFile(fixture("none.pem"))), Err(VerifierError::Io(_))));
-    assert!(matches!(open(TokenKeys::JwksFile(fixture("README.md"))), Err(VerifierError::KeySet(_))));
+    assert!(matches!(
+        open(TokenKeys::PublicKeyFile(fixture("none.pem"))),
+        Err(VerifierError::Io(_))
+    ));
+    assert!(matches!(
+        open(TokenKeys::JwksFile(fixture("README.md"))),
+        Err(VerifierError::KeySet(_))
+    ));
 }
 
 #[test]
 fn the_development_secret_is_made_beside_the_buffer() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let buffer = directory.path().join("buffer.redb");
-    let config = TokenConfig { keys: TokenKeys::DevelopmentSecret, issuer: None, audience: None };
+    let config = TokenConfig {
+        keys: TokenKeys::DevelopmentSecret,
+        issuer: None,
+        audience: None,
+    };
     let verifier = TokenVerifier::open(&config, &buffer).expect("made");
     let secret = development_secret(&buffer).expect("readable");
-    let token = signed_with(&Header::new(Algorithm::HS256), &good(), secret.expose_secret());
+    let token = signed_with(
+        &Header::new(Algorithm::HS256),
+        &good(),
+        secret.expose_secret(),
+    );
     assert!(verifier.verify(&token).is_ok());
 }

@@ -31,12 +31,17 @@ pub async fn read(headers: &HeaderMap, body: BodyStream) -> Result<Bytes, Proble
     refuse_announced_length(headers)?;
     match tokio::time::timeout(BODY_DEADLINE, collect(body)).await {
         Ok(result) => result,
-        Err(_) => Err(Problem::new(Kind::BodyTimeout, "the body was not finished in 30 seconds")),
+        Err(_) => Err(Problem::new(
+            Kind::BodyTimeout,
+            "the body was not finished in 30 seconds",
+        )),
     }
 }
 
 fn refuse_announced_length(headers: &HeaderMap) -> Result<(), Problem> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
     match announced.and_then(|text| text.parse::<u64>().ok()) {
         Some(length) if length > MAX_BODY_BYTES as u64 => Err(too_large()),
         _ => Ok(()),
@@ -46,7 +51,8 @@ fn refuse_announced_length(headers: &HeaderMap) -> Result<(), Problem> {
 async fn collect(mut body: BodyStream) -> Result<Bytes, Problem> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|_| Problem::new(Kind::UnreadableBody, "the body broke off before its end"))?;
+        let chunk = chunk
+            .map_err(|_| Problem::new(Kind::UnreadableBody, "the body broke off before its end"))?;
         if whole.len() + chunk.len() > MAX_BODY_BYTES {
             return Err(too_large());
         }
@@ -67,19 +73,26 @@ mod tests {
     use super::*;
 
     fn chunks(sizes: &[usize]) -> BodyStream {
-        let chunks: Vec<_> = sizes.iter().map(|size| Ok(Bytes::from(vec![b'x'; *size]))).collect();
+        let chunks: Vec<_> = sizes
+            .iter()
+            .map(|size| Ok(Bytes::from(vec![b'x'; *size])))
+            .collect();
         stream::iter(chunks).boxed()
     }
 
     #[tokio::test]
     async fn a_body_of_exactly_the_limit_is_read() {
-        let body = read(&HeaderMap::new(), chunks(&[MAX_BODY_BYTES - 1, 1])).await.expect("fits");
+        let body = read(&HeaderMap::new(), chunks(&[MAX_BODY_BYTES - 1, 1]))
+            .await
+            .expect("fits");
         assert_eq!(body.len(), MAX_BODY_BYTES);
     }
 
     #[tokio::test]
     async fn a_chunked_body_over_the_limit_is_413() {
-        let problem = read(&HeaderMap::new(), chunks(&[MAX_BODY_BYTES, 1])).await.expect_err("too large");
+        let problem = read(&HeaderMap::new(), chunks(&[MAX_BODY_BYTES, 1]))
+            .await
+            .expect_err("too large");
         assert_eq!(problem.kind(), Kind::BodyTooLarge);
     }
 
@@ -87,13 +100,17 @@ mod tests {
     async fn an_announced_length_over_the_limit_is_413_before_anything_is_read() {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(MAX_BODY_BYTES + 1));
-        let problem = read(&headers, stream::pending().boxed()).await.expect_err("too large");
+        let problem = read(&headers, stream::pending().boxed())
+            .await
+            .expect_err("too large");
         assert_eq!(problem.kind(), Kind::BodyTooLarge);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_is_not_finished_in_time_is_408() {
-        let problem = read(&HeaderMap::new(), stream::pending().boxed()).await.expect_err("too slow");
+        let problem = read(&HeaderMap::new(), stream::pending().boxed())
+            .await
+            .expect_err("too slow");
         assert_eq!(problem.kind(), Kind::BodyTimeout);
     }
 }

@@ -30,8 +30,14 @@ pub fn of_write(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
         (Some(TagList::Any), None) => Ok(Some(Precondition::Exists)),
         (Some(TagList::Tags(tags)), None) => Ok(Some(Precondition::Match(strong(tags)))),
         (None, Some(TagList::Any)) => Ok(Some(Precondition::Absent)),
-        (None, Some(TagList::Tags(_))) => Err(Problem::header(IF_NONE_MATCH.as_str(), "can only be * on a write")),
-        (Some(_), Some(_)) => Err(Problem::header(IF_NONE_MATCH.as_str(), "can't be combined with If-Match")),
+        (None, Some(TagList::Tags(_))) => Err(Problem::header(
+            IF_NONE_MATCH.as_str(),
+            "can only be * on a write",
+        )),
+        (Some(_), Some(_)) => Err(Problem::header(
+            IF_NONE_MATCH.as_str(),
+            "can't be combined with If-Match",
+        )),
     }
 }
 
@@ -59,7 +65,11 @@ pub fn judge_read(headers: &HeaderMap, current: &ETag) -> Result<ReadVerdict, Pr
         Some(TagList::Any) => true,
         Some(TagList::Tags(tags)) => tags.iter().any(|known| known.tag == current.as_str()),
     };
-    Ok(if is_known { ReadVerdict::NotModified } else { ReadVerdict::Whole })
+    Ok(if is_known {
+        ReadVerdict::NotModified
+    } else {
+        ReadVerdict::Whole
+    })
 }
 
 /// Whether a write's condition holds for something that is there and has this tag.
@@ -76,12 +86,18 @@ pub fn check(condition: Option<&Precondition>, current: &ETag) -> Result<(), Pro
 
 /// 412.
 pub fn failed() -> Problem {
-    Problem::new(Kind::PreconditionFailed, "it has changed meanwhile, or is not in the state the request asks for")
+    Problem::new(
+        Kind::PreconditionFailed,
+        "it has changed meanwhile, or is not in the state the request asks for",
+    )
 }
 
 /// Tags that can match strongly (RFC 9110 §8.8.3.2): a weak one never does.
 fn strong(tags: Vec<ClientTag>) -> Vec<ETag> {
-    tags.into_iter().filter(|tag| !tag.is_weak).map(|tag| ETag::from_client(&tag.tag)).collect()
+    tags.into_iter()
+        .filter(|tag| !tag.is_weak)
+        .map(|tag| ETag::from_client(&tag.tag))
+        .collect()
 }
 
 fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Option<TagList>, Problem> {
@@ -104,7 +120,10 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Option<TagList>, Probl
 }
 
 fn malformed(name: &HeaderName) -> Problem {
-    Problem::header(name.as_str(), "must be * or a list of entity tags such as \"a\", \"b\"")
+    Problem::header(
+        name.as_str(),
+        "must be * or a list of entity tags such as \"a\", \"b\"",
+    )
 }
 
 /// Tags separated by commas, which a tag may hold itself; at least one.
@@ -116,7 +135,10 @@ fn parse_tags(mut text: &str) -> Option<Vec<ClientTag>> {
             None => (false, text),
         };
         let (tag, rest) = quoted.strip_prefix('"')?.split_once('"')?;
-        tags.push(ClientTag { is_weak, tag: tag.to_owned() });
+        tags.push(ClientTag {
+            is_weak,
+            tag: tag.to_owned(),
+        });
         let rest = rest.trim_start();
         if rest.is_empty() {
             return Some(tags);
@@ -147,16 +169,36 @@ mod tests {
     fn the_conditions_of_writes() {
         let condition = |pairs: &[(HeaderName, &str)]| of_write(&headers(pairs));
         assert_eq!(condition(&[]), Ok(None));
-        assert_eq!(condition(&[(IF_MATCH, "*")]), Ok(Some(Precondition::Exists)));
-        assert_eq!(condition(&[(IF_NONE_MATCH, "*")]), Ok(Some(Precondition::Absent)));
+        assert_eq!(
+            condition(&[(IF_MATCH, "*")]),
+            Ok(Some(Precondition::Exists))
+        );
+        assert_eq!(
+            condition(&[(IF_NONE_MATCH, "*")]),
+            Ok(Some(Precondition::Absent))
+        );
         let several = condition(&[(IF_MATCH, "\"a,b\" , \"c\""), (IF_MATCH, "W/\"d\"")]);
-        assert_eq!(several, Ok(Some(Precondition::Match(vec![tag("a,b"), tag("c")]))));
-        assert_eq!(condition(&[(IF_MATCH, "W/\"d\"")]), Ok(Some(Precondition::Match(vec![]))));
+        assert_eq!(
+            several,
+            Ok(Some(Precondition::Match(vec![tag("a,b"), tag("c")])))
+        );
+        assert_eq!(
+            condition(&[(IF_MATCH, "W/\"d\"")]),
+            Ok(Some(Precondition::Match(vec![])))
+        );
     }
 
     #[test]
     fn malformed_conditions_are_400() {
-        for text in ["", "a", "\"a", "\"a\" \"b\"", "\"a\",", "w/\"a\"", "*, \"a\""] {
+        for text in [
+            "",
+            "a",
+            "\"a",
+            "\"a\" \"b\"",
+            "\"a\",",
+            "w/\"a\"",
+            "*, \"a\"",
+        ] {
             let problem = of_write(&headers(&[(IF_MATCH, text)])).expect_err("refused");
             assert_eq!(problem.kind(), Kind::BadHeader, "{text:?}");
         }
@@ -168,12 +210,30 @@ mod tests {
     fn a_read_is_304_when_the_client_has_it() {
         let verdict = |pairs: &[(HeaderName, &str)]| judge_read(&headers(pairs), &tag("now"));
         assert_eq!(verdict(&[]), Ok(ReadVerdict::Whole));
-        assert_eq!(verdict(&[(IF_NONE_MATCH, "\"old\", \"now\"")]), Ok(ReadVerdict::NotModified));
-        assert_eq!(verdict(&[(IF_NONE_MATCH, "W/\"now\"")]), Ok(ReadVerdict::NotModified));
-        assert_eq!(verdict(&[(IF_NONE_MATCH, "*")]), Ok(ReadVerdict::NotModified));
-        assert_eq!(verdict(&[(IF_NONE_MATCH, "\"old\"")]), Ok(ReadVerdict::Whole));
+        assert_eq!(
+            verdict(&[(IF_NONE_MATCH, "\"old\", \"now\"")]),
+            Ok(ReadVerdict::NotModified)
+        );
+        assert_eq!(
+            verdict(&[(IF_NONE_MATCH, "W/\"now\"")]),
+            Ok(ReadVerdict::NotModified)
+        );
+        assert_eq!(
+            verdict(&[(IF_NONE_MATCH, "*")]),
+            Ok(ReadVerdict::NotModified)
+        );
+        assert_eq!(
+            verdict(&[(IF_NONE_MATCH, "\"old\"")]),
+            Ok(ReadVerdict::Whole)
+        );
         assert_eq!(verdict(&[(IF_MATCH, "\"now\"")]), Ok(ReadVerdict::Whole));
-        assert_eq!(verdict(&[(IF_MATCH, "\"old\"")]).expect_err("412").kind(), Kind::PreconditionFailed);
-        assert_eq!(verdict(&[(IF_MATCH, "W/\"now\"")]).expect_err("412").kind(), Kind::PreconditionFailed);
+        assert_eq!(
+            verdict(&[(IF_MATCH, "\"old\"")]).expect_err("412").kind(),
+            Kind::PreconditionFailed
+        );
+        assert_eq!(
+            verdict(&[(IF_MATCH, "W/\"now\"")]).expect_err("412").kind(),
+            Kind::PreconditionFailed
+        );
     }
 }

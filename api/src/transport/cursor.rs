@@ -13,17 +13,27 @@ const OPERATIONS: &str = "o";
 /// A place after this task in a list sorted so.
 pub fn of_task(sort: SortField, descending: bool, place: &Cursor) -> String {
     let key = place.key.map(|key| key.to_string()).unwrap_or_default();
-    encode(&[TASKS, &sort_word(sort, descending), &key, &place.id.to_string()])
+    encode(&[
+        TASKS,
+        &sort_word(sort, descending),
+        &key,
+        &place.id.to_string(),
+    ])
 }
 
 /// The place in a list sorted so; `None` when the text is no cursor, or one of another list.
 pub fn parse_task(text: &str, sort: SortField, descending: bool) -> Option<Cursor> {
     let decoded = decode(text)?;
-    let [TASKS, word, key, id] = parts(&decoded)? else { return None };
+    let [TASKS, word, key, id] = parts(&decoded)? else {
+        return None;
+    };
     if word != sort_word(sort, descending) {
         return None;
     }
-    Some(Cursor { key: parse_key(key)?, id: TaskId::parse(id)? })
+    Some(Cursor {
+        key: parse_key(key)?,
+        id: TaskId::parse(id)?,
+    })
 }
 
 /// A place after this operation.
@@ -34,18 +44,31 @@ pub fn of_operation(id: OperationId) -> String {
 /// The operation a list of operations goes on after; `None` when the text is no cursor, or one of another list.
 pub fn parse_operation(text: &str) -> Option<OperationId> {
     let decoded = decode(text)?;
-    let [OPERATIONS, id] = parts(&decoded)? else { return None };
+    let [OPERATIONS, id] = parts(&decoded)? else {
+        return None;
+    };
     OperationId::parse(id)
 }
 
 /// The contract's `sort`: a field's word, with `-` before it for descending.
 pub fn sort_word(sort: SortField, descending: bool) -> String {
-    let word = SortField::ALL.iter().find(|(field, _)| *field == sort).map(|(_, word)| *word);
-    format!("{}{}", if descending { "-" } else { "" }, word.unwrap_or_default())
+    let word = SortField::ALL
+        .iter()
+        .find(|(field, _)| *field == sort)
+        .map(|(_, word)| *word);
+    format!(
+        "{}{}",
+        if descending { "-" } else { "" },
+        word.unwrap_or_default()
+    )
 }
 
 fn parse_key(text: &str) -> Option<SortKey> {
-    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+    if text.is_empty() {
+        Some(None)
+    } else {
+        text.parse().ok().map(Some)
+    }
 }
 
 fn encode(parts: &[&str]) -> String {
@@ -92,12 +115,23 @@ mod tests {
         let text = of_operation(id);
         assert_eq!(parse_operation(&text), Some(id));
         assert_eq!(parse_task(&text, SortField::CreatedAt, true), None);
-        assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')), "{text}");
+        assert!(
+            text.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')),
+            "{text}"
+        );
     }
 
     #[test]
     fn made_up_cursors_are_refused() {
-        for text in ["", "x", "!!!", "dA", "b3x4", &encode(&["t", "-created_at", "nine", "x"])] {
+        for text in [
+            "",
+            "x",
+            "!!!",
+            "dA",
+            "b3x4",
+            &encode(&["t", "-created_at", "nine", "x"]),
+        ] {
             assert_eq!(parse_task(text, SortField::CreatedAt, true), None, "{text}");
         }
     }

@@ -64,7 +64,11 @@ impl Document {
     /// 400 when it isn't JSON, 422 when it is JSON but not an object.
     pub fn parse(body: &[u8], read_only: &'static [&'static str]) -> Result<Self, Problem> {
         let Members(all) = parse_members(body)?;
-        let mut document = Document { members: Vec::with_capacity(all.len()), read_only, faults: Vec::new() };
+        let mut document = Document {
+            members: Vec::with_capacity(all.len()),
+            read_only,
+            faults: Vec::new(),
+        };
         let mut seen = std::collections::HashSet::new();
         for (name, value) in all {
             if seen.insert(name.clone()) {
@@ -82,7 +86,11 @@ impl Document {
     }
 
     /// A field that has to be there; `None` after a fault.
-    pub fn required<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Reading<T>) -> Option<T> {
+    pub fn required<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&Value) -> Reading<T>,
+    ) -> Option<T> {
         match self.take(name, read) {
             Given::Value(value) => Some(value),
             Given::Absent => self.refuse(name, "is required"),
@@ -92,7 +100,12 @@ impl Document {
     }
 
     /// A field with a default, which it takes when it is absent or faulty; null is a fault.
-    pub fn optional<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Reading<T>, default: T) -> T {
+    pub fn optional<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&Value) -> Reading<T>,
+        default: T,
+    ) -> T {
         match self.take(name, read) {
             Given::Value(value) => value,
             Given::Absent | Given::Faulty => default,
@@ -101,7 +114,11 @@ impl Document {
     }
 
     /// A field that may be null, which is also its default.
-    pub fn nullable<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Reading<T>) -> Option<T> {
+    pub fn nullable<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&Value) -> Reading<T>,
+    ) -> Option<T> {
         match self.take(name, read) {
             Given::Value(value) => Some(value),
             Given::Absent | Given::Null | Given::Faulty => None,
@@ -143,13 +160,26 @@ impl Document {
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.members) {
             let is_known = self.read_only.contains(&name.as_str());
-            self.fault(&name, if is_known { "is set by the server" } else { "is not a field of this resource" });
+            self.fault(
+                &name,
+                if is_known {
+                    "is set by the server"
+                } else {
+                    "is not a field of this resource"
+                },
+            );
         }
-        if self.faults.is_empty() { Ok(()) } else { Err(Problem::invalid(self.faults)) }
+        if self.faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.faults))
+        }
     }
 
     fn take<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Reading<T>) -> Given<T> {
-        let Some(index) = self.members.iter().position(|(known, _)| known == name) else { return Given::Absent };
+        let Some(index) = self.members.iter().position(|(known, _)| known == name) else {
+            return Given::Absent;
+        };
         let (_, value) = self.members.swap_remove(index);
         if value.is_null() {
             return Given::Null;
@@ -157,7 +187,9 @@ impl Document {
         match read(&value) {
             Ok(value) => Given::Value(value),
             Err(faults) => {
-                let within = |fault: Fault| Fault::new(format!("/{}{}", escape(name), fault.pointer), fault.detail);
+                let within = |fault: Fault| {
+                    Fault::new(format!("/{}{}", escape(name), fault.pointer), fault.detail)
+                };
                 self.faults.extend(faults.into_iter().map(within));
                 Given::Faulty
             }
@@ -165,7 +197,8 @@ impl Document {
     }
 
     fn fault(&mut self, name: &str, detail: &str) {
-        self.faults.push(Fault::new(format!("/{}", escape(name)), detail));
+        self.faults
+            .push(Fault::new(format!("/{}", escape(name)), detail));
     }
 
     fn refuse<T>(&mut self, name: &str, detail: &str) -> Option<T> {
@@ -180,13 +213,16 @@ fn parse_members(body: &[u8]) -> Result<Members, Problem> {
         Err(error) => error,
     };
     // What isn't an object may still be broken JSON further on.
-    let is_json = error.classify() == Category::Data && serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    let is_json =
+        error.classify() == Category::Data && serde_json::from_slice::<IgnoredAny>(body).is_ok();
     if is_json {
         return Err(Problem::invalid(vec![Fault::new("", "must be an object")]));
     }
     let detail = match (body.is_empty(), error.line(), error.column()) {
         (true, ..) => "the body is empty; it must be JSON".to_owned(),
-        (false, line, column) => format!("the body is not valid JSON near line {line}, column {column}"),
+        (false, line, column) => {
+            format!("the body is not valid JSON near line {line}, column {column}")
+        }
     };
     Err(Problem::new(Kind::MalformedJson, detail))
 }
@@ -234,15 +270,24 @@ fn as_whole(value: &Value) -> Option<i64> {
 /// Reads a list of strings, each by a rule of the domain; faults point at the items.
 pub fn texts<T>(parse: fn(&str) -> Result<T, Violation>) -> impl Fn(&Value) -> Reading<Vec<T>> {
     move |value| {
-        let Some(items) = value.as_array() else { return refused("must be a list of strings") };
+        let Some(items) = value.as_array() else {
+            return refused("must be a list of strings");
+        };
         let (mut read, mut faults) = (Vec::with_capacity(items.len()), Vec::new());
         for (index, item) in items.iter().enumerate() {
             match text(parse)(item) {
                 Ok(item) => read.push(item),
-                Err(own) => faults.extend(own.into_iter().map(|fault| Fault::new(format!("/{index}"), fault.detail))),
+                Err(own) => faults.extend(
+                    own.into_iter()
+                        .map(|fault| Fault::new(format!("/{index}"), fault.detail)),
+                ),
             }
         }
-        if faults.is_empty() { Ok(read) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(read)
+        } else {
+            Err(faults)
+        }
     }
 }
 
@@ -271,16 +316,35 @@ mod tests {
     use super::*;
 
     fn pointers(problem: &Problem) -> Vec<&str> {
-        problem.faults().iter().map(|fault| fault.pointer.as_str()).collect()
+        problem
+            .faults()
+            .iter()
+            .map(|fault| fault.pointer.as_str())
+            .collect()
     }
 
     #[test]
     fn malformed_json_is_400_and_other_json_than_an_object_422() {
-        for body in ["", "{", "{\"a\":}", "[1,", "nul", "{} {}", "\"\\ud800\"", "{\"a\":\"\\ud800\"}", "\u{feff}{}"] {
+        for body in [
+            "",
+            "{",
+            "{\"a\":}",
+            "[1,",
+            "nul",
+            "{} {}",
+            "\"\\ud800\"",
+            "{\"a\":\"\\ud800\"}",
+            "\u{feff}{}",
+        ] {
             let problem = Document::parse(body.as_bytes(), &[]).expect_err(body);
             assert_eq!(problem.kind(), Kind::MalformedJson, "{body}");
         }
-        assert_eq!(Document::parse(b"{\"a\":\"\xff\"}", &[]).expect_err("not UTF-8").kind(), Kind::MalformedJson);
+        assert_eq!(
+            Document::parse(b"{\"a\":\"\xff\"}", &[])
+                .expect_err("not UTF-8")
+                .kind(),
+            Kind::MalformedJson
+        );
         for body in ["[]", "null", "1", "\"x\"", "[{}]", "true"] {
             let problem = Document::parse(body.as_bytes(), &[]).expect_err(body);
             assert_eq!(problem.kind(), Kind::InvalidFields, "{body}");
@@ -291,15 +355,26 @@ mod tests {
     #[test]
     fn nesting_without_end_is_400() {
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
-        assert_eq!(Document::parse(deep.as_bytes(), &[]).expect_err("too deep").kind(), Kind::MalformedJson);
+        assert_eq!(
+            Document::parse(deep.as_bytes(), &[])
+                .expect_err("too deep")
+                .kind(),
+            Kind::MalformedJson
+        );
     }
 
     #[test]
     fn all_faults_are_told_each_with_its_pointer() {
-        let body = br#"{"n":"x","list":["a",1,""],"a/b~c":1,"id":"x","dup":1,"dup":2,"when":"now"}"#;
+        let body =
+            br#"{"n":"x","list":["a",1,""],"a/b~c":1,"id":"x","dup":1,"dup":2,"when":"now"}"#;
         let mut document = Document::parse(body, &["id"]).expect("an object");
-        let rule: fn(&str) -> Result<(), Violation> =
-            |text| if text.is_empty() { Err(Violation("must not be empty".to_owned())) } else { Ok(()) };
+        let rule: fn(&str) -> Result<(), Violation> = |text| {
+            if text.is_empty() {
+                Err(Violation("must not be empty".to_owned()))
+            } else {
+                Ok(())
+            }
+        };
         assert_eq!(document.required("missing", text(rule)), None);
         assert_eq!(document.required("n", whole_number(|_| Ok(()))), None);
         document.nullable("list", texts(rule));
@@ -308,16 +383,28 @@ mod tests {
         let problem = document.finish().expect_err("faulty");
         let mut found = pointers(&problem);
         found.sort_unstable();
-        assert_eq!(found, ["/a~1b~0c", "/dup", "/id", "/list/1", "/list/2", "/missing", "/n", "/when"]);
+        assert_eq!(
+            found,
+            [
+                "/a~1b~0c", "/dup", "/id", "/list/1", "/list/2", "/missing", "/n", "/when"
+            ]
+        );
     }
 
     #[test]
     fn null_is_a_fault_but_where_it_means_something() {
-        let mut document = Document::parse(br#"{"a":null,"b":null,"c":null,"d":null,"e":null}"#, &[]).expect("an object");
+        let mut document =
+            Document::parse(br#"{"a":null,"b":null,"c":null,"d":null,"e":null}"#, &[])
+                .expect("an object");
         document.required("a", |_| Ok(()));
         document.optional("b", |_| Ok(()), ());
         assert_eq!(document.nullable("c", |_| Ok(1)), None);
-        assert_eq!(document.change("d", |_| Ok(1), 7).map(|register| register.value), Some(7));
+        assert_eq!(
+            document
+                .change("d", |_| Ok(1), 7)
+                .map(|register| register.value),
+            Some(7)
+        );
         assert_eq!(document.change_required("e", |_| Ok(1)), None);
         let problem = document.finish().expect_err("faulty");
         assert_eq!(pointers(&problem), ["/a", "/b", "/e"]);
@@ -328,15 +415,34 @@ mod tests {
         let read = |text: &str| whole_number(Ok)(&serde_json::from_str(text).expect("JSON"));
         assert_eq!(read("3"), Ok(3));
         assert_eq!(read("3.0"), Ok(3));
-        for bad in ["3.5", "1e300", "\"3\"", "true", "18446744073709551615", "[]"] {
+        for bad in [
+            "3.5",
+            "1e300",
+            "\"3\"",
+            "true",
+            "18446744073709551615",
+            "[]",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn times_are_rfc_3339_and_nothing_else() {
-        assert_eq!(parse_time("2026-01-31T18:00:00.123456789+02:00").expect("valid").to_string(), "2026-01-31T16:00:00.123456Z");
-        for bad in ["", "2026-01-31", "2026-01-31T18:00:00", "0", "9999-12-31T23:59:59-01:00", "2026-02-30T00:00:00Z"] {
+        assert_eq!(
+            parse_time("2026-01-31T18:00:00.123456789+02:00")
+                .expect("valid")
+                .to_string(),
+            "2026-01-31T16:00:00.123456Z"
+        );
+        for bad in [
+            "",
+            "2026-01-31",
+            "2026-01-31T18:00:00",
+            "0",
+            "9999-12-31T23:59:59-01:00",
+            "2026-02-30T00:00:00Z",
+        ] {
             assert!(parse_time(bad).is_err(), "{bad}");
         }
     }

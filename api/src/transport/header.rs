@@ -50,7 +50,9 @@ impl BodyForm {
 /// 400 when it is there more than once, or isn't UTF-8.
 pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(Problem::header(name.as_str(), "must be given once"));
     }
@@ -65,9 +67,12 @@ pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'
 /// # Errors
 /// 400 when it isn't of 1 to 255 characters.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(text) = single(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    let Some(text) = single(headers, &IDEMPOTENCY_KEY)? else {
+        return Ok(None);
+    };
     let key = IdempotencyKey::parse(text);
-    key.map(Some).map_err(|violation| Problem::header(IDEMPOTENCY_KEY.as_str(), &violation.to_string()))
+    key.map(Some)
+        .map_err(|violation| Problem::header(IDEMPOTENCY_KEY.as_str(), &violation.to_string()))
 }
 
 /// Reads `Sync-Priority`.
@@ -75,11 +80,19 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Pr
 /// # Errors
 /// 400 when it isn't 1 to 5.
 pub fn sync_priority(headers: &HeaderMap) -> Result<Option<Priority>, Problem> {
-    let Some(text) = single(headers, &SYNC_PRIORITY)? else { return Ok(None) };
-    let priority = text.parse().ok().and_then(|number| Priority::parse(number).ok());
+    let Some(text) = single(headers, &SYNC_PRIORITY)? else {
+        return Ok(None);
+    };
+    let priority = text
+        .parse()
+        .ok()
+        .and_then(|number| Priority::parse(number).ok());
     match priority {
         Some(priority) => Ok(Some(priority)),
-        None => Err(Problem::header(SYNC_PRIORITY.as_str(), "must be a whole number from 1 to 5")),
+        None => Err(Problem::header(
+            SYNC_PRIORITY.as_str(),
+            "must be a whole number from 1 to 5",
+        )),
     }
 }
 
@@ -88,13 +101,21 @@ pub fn sync_priority(headers: &HeaderMap) -> Result<Option<Priority>, Problem> {
 /// # Errors
 /// 415, saying what is taken.
 pub fn require_form(headers: &HeaderMap, form: BodyForm) -> Result<(), Problem> {
-    let is_plain = headers.get_all(CONTENT_ENCODING).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_plain = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .all(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     let is_taken = content_type.is_some_and(|text| is_taken_type(text, form.media_types()));
     if is_plain && is_taken {
         return Ok(());
     }
-    let detail = format!("the body must be sent as {}, in UTF-8 and not compressed", form.media_types().join(" or "));
+    let detail = format!(
+        "the body must be sent as {}, in UTF-8 and not compressed",
+        form.media_types().join(" or ")
+    );
     let problem = Problem::new(Kind::UnsupportedMediaType, detail);
     Err(match form {
         BodyForm::Json => problem,
@@ -114,7 +135,10 @@ fn is_taken_type(content_type: &str, taken: &[&str]) -> bool {
         }
         _ => true,
     });
-    is_utf8 && taken.iter().any(|taken| taken.eq_ignore_ascii_case(essence))
+    is_utf8
+        && taken
+            .iter()
+            .any(|taken| taken.eq_ignore_ascii_case(essence))
 }
 
 /// The client's `X-Request-Id`, if it is one that can be passed on: up to 128 printable ASCII characters.
@@ -128,7 +152,8 @@ pub fn request_id(headers: &HeaderMap) -> Option<&str> {
 pub fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?;
     let mut parts = text.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (version, trace, parent, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let known_version = version == "00" && parts.next().is_none();
     let later_version = is_hex(version, 2) && version != "00" && version != "ff";
     let is_valid = (known_version || later_version)
@@ -141,7 +166,10 @@ pub fn trace_id(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn is_hex(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == length
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -151,7 +179,10 @@ mod tests {
     fn headers(pairs: &[(&HeaderName, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a valid value"));
+            headers.append(
+                *name,
+                HeaderValue::from_bytes(value.as_bytes()).expect("a valid value"),
+            );
         }
         headers
     }
@@ -159,10 +190,20 @@ mod tests {
     #[test]
     fn media_types_are_compared_without_case_and_with_their_charset() {
         let taken = |text, form| require_form(&headers(&[(&CONTENT_TYPE, text)]), form).is_ok();
-        for good in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\";v=1"] {
+        for good in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\";v=1",
+        ] {
             assert!(taken(good, BodyForm::Json), "{good}");
         }
-        for bad in ["text/plain", "application/json; charset=latin1", "application/jsonx", "", "application/merge-patch+json"] {
+        for bad in [
+            "text/plain",
+            "application/json; charset=latin1",
+            "application/jsonx",
+            "",
+            "application/merge-patch+json",
+        ] {
             assert!(!taken(bad, BodyForm::Json), "{bad}");
         }
         assert!(taken("application/merge-patch+json", BodyForm::MergePatch));
@@ -172,7 +213,10 @@ mod tests {
 
     #[test]
     fn a_compressed_body_is_415() {
-        let compressed = headers(&[(&CONTENT_TYPE, "application/json"), (&CONTENT_ENCODING, "gzip")]);
+        let compressed = headers(&[
+            (&CONTENT_TYPE, "application/json"),
+            (&CONTENT_ENCODING, "gzip"),
+        ]);
         let problem = require_form(&compressed, BodyForm::Json).expect_err("compressed");
         assert_eq!(problem.kind(), Kind::UnsupportedMediaType);
     }
@@ -182,7 +226,11 @@ mod tests {
         let priority = |text| sync_priority(&headers(&[(&SYNC_PRIORITY, text)]));
         assert_eq!(priority("1").expect("valid").map(Priority::number), Some(1));
         for bad in ["0", "6", "-1", "1.0", "", "high"] {
-            assert_eq!(priority(bad).expect_err("refused").kind(), Kind::BadHeader, "{bad}");
+            assert_eq!(
+                priority(bad).expect_err("refused").kind(),
+                Kind::BadHeader,
+                "{bad}"
+            );
         }
         assert!(sync_priority(&headers(&[(&SYNC_PRIORITY, "1"), (&SYNC_PRIORITY, "2")])).is_err());
     }
@@ -210,8 +258,14 @@ mod tests {
     fn only_a_valid_traceparent_has_a_trace_id() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let id = |text: &str| trace_id(&headers(&[(&TRACEPARENT, text)])).map(str::to_owned);
-        assert_eq!(id(&format!("00-{trace}-00f067aa0ba902b7-01")).as_deref(), Some(trace));
-        assert_eq!(id(&format!("01-{trace}-00f067aa0ba902b7-01-more")).as_deref(), Some(trace));
+        assert_eq!(
+            id(&format!("00-{trace}-00f067aa0ba902b7-01")).as_deref(),
+            Some(trace)
+        );
+        assert_eq!(
+            id(&format!("01-{trace}-00f067aa0ba902b7-01-more")).as_deref(),
+            Some(trace)
+        );
         for bad in [
             format!("ff-{trace}-00f067aa0ba902b7-01"),
             format!("00-{trace}-00f067aa0ba902b7-01-more"),

@@ -42,6 +42,8 @@ pub enum Kind {
     InvalidFields,
     /// The idempotency key was used for another request.
     KeyReused,
+    /// The user has sent too many requests of late.
+    TooManyRequests,
     /// A defect of ours.
     Internal,
     /// The store is away, and this node doesn't know.
@@ -56,7 +58,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind: what the documentation of problems lists.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::MalformedJson,
         Kind::UnreadableBody,
         Kind::BadParameter,
@@ -72,6 +74,7 @@ impl Kind {
         Kind::UnsupportedMediaType,
         Kind::InvalidFields,
         Kind::KeyReused,
+        Kind::TooManyRequests,
         Kind::Internal,
         Kind::Unavailable,
         Kind::BufferFull,
@@ -82,32 +85,103 @@ impl Kind {
     /// The problem's `type`, title and status.
     pub fn describe(self) -> (&'static str, &'static str, StatusCode) {
         match self {
-            Kind::MalformedJson => ("/problems/malformed-json", "Malformed JSON", StatusCode::BAD_REQUEST),
-            Kind::UnreadableBody => ("/problems/unreadable-body", "Unreadable body", StatusCode::BAD_REQUEST),
-            Kind::BadParameter => ("/problems/bad-parameter", "Bad query parameter", StatusCode::BAD_REQUEST),
-            Kind::BadHeader => ("/problems/bad-header", "Bad header", StatusCode::BAD_REQUEST),
-            Kind::Unauthorized => ("/problems/unauthorized", "Unauthorized", StatusCode::UNAUTHORIZED),
+            Kind::MalformedJson => (
+                "/problems/malformed-json",
+                "Malformed JSON",
+                StatusCode::BAD_REQUEST,
+            ),
+            Kind::UnreadableBody => (
+                "/problems/unreadable-body",
+                "Unreadable body",
+                StatusCode::BAD_REQUEST,
+            ),
+            Kind::BadParameter => (
+                "/problems/bad-parameter",
+                "Bad query parameter",
+                StatusCode::BAD_REQUEST,
+            ),
+            Kind::BadHeader => (
+                "/problems/bad-header",
+                "Bad header",
+                StatusCode::BAD_REQUEST,
+            ),
+            Kind::Unauthorized => (
+                "/problems/unauthorized",
+                "Unauthorized",
+                StatusCode::UNAUTHORIZED,
+            ),
             Kind::NotFound => ("/problems/not-found", "Not found", StatusCode::NOT_FOUND),
-            Kind::MethodNotAllowed => {
-                ("/problems/method-not-allowed", "Method not allowed", StatusCode::METHOD_NOT_ALLOWED)
-            }
-            Kind::BodyTimeout => ("/problems/body-timeout", "Body not finished in time", StatusCode::REQUEST_TIMEOUT),
-            Kind::KeyInUse => ("/problems/key-in-use", "Idempotency key in use", StatusCode::CONFLICT),
+            Kind::MethodNotAllowed => (
+                "/problems/method-not-allowed",
+                "Method not allowed",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Kind::BodyTimeout => (
+                "/problems/body-timeout",
+                "Body not finished in time",
+                StatusCode::REQUEST_TIMEOUT,
+            ),
+            Kind::KeyInUse => (
+                "/problems/key-in-use",
+                "Idempotency key in use",
+                StatusCode::CONFLICT,
+            ),
             Kind::Gone => ("/problems/gone", "Deleted", StatusCode::GONE),
-            Kind::PreconditionFailed => {
-                ("/problems/precondition-failed", "Precondition failed", StatusCode::PRECONDITION_FAILED)
-            }
-            Kind::BodyTooLarge => ("/problems/body-too-large", "Body too large", StatusCode::PAYLOAD_TOO_LARGE),
-            Kind::UnsupportedMediaType => {
-                ("/problems/unsupported-media-type", "Unsupported media type", StatusCode::UNSUPPORTED_MEDIA_TYPE)
-            }
-            Kind::InvalidFields => ("/problems/invalid-fields", "Invalid fields", StatusCode::UNPROCESSABLE_ENTITY),
-            Kind::KeyReused => ("/problems/key-reused", "Idempotency key reused", StatusCode::UNPROCESSABLE_ENTITY),
-            Kind::Internal => ("/problems/internal", "Internal error", StatusCode::INTERNAL_SERVER_ERROR),
-            Kind::Unavailable => ("/problems/unavailable", "Not available now", StatusCode::SERVICE_UNAVAILABLE),
-            Kind::BufferFull => ("/problems/buffer-full", "Buffer full", StatusCode::SERVICE_UNAVAILABLE),
-            Kind::NotReady => ("/problems/not-ready", "Not ready", StatusCode::SERVICE_UNAVAILABLE),
-            Kind::TimedOut => ("/problems/timed-out", "Took too long", StatusCode::SERVICE_UNAVAILABLE),
+            Kind::PreconditionFailed => (
+                "/problems/precondition-failed",
+                "Precondition failed",
+                StatusCode::PRECONDITION_FAILED,
+            ),
+            Kind::BodyTooLarge => (
+                "/problems/body-too-large",
+                "Body too large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+            ),
+            Kind::UnsupportedMediaType => (
+                "/problems/unsupported-media-type",
+                "Unsupported media type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ),
+            Kind::InvalidFields => (
+                "/problems/invalid-fields",
+                "Invalid fields",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
+            Kind::KeyReused => (
+                "/problems/key-reused",
+                "Idempotency key reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
+            Kind::TooManyRequests => (
+                "/problems/too-many-requests",
+                "Too many requests",
+                StatusCode::TOO_MANY_REQUESTS,
+            ),
+            Kind::Internal => (
+                "/problems/internal",
+                "Internal error",
+                StatusCode::INTERNAL_SERVER_ERROR,
+            ),
+            Kind::Unavailable => (
+                "/problems/unavailable",
+                "Not available now",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Kind::BufferFull => (
+                "/problems/buffer-full",
+                "Buffer full",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Kind::NotReady => (
+                "/problems/not-ready",
+                "Not ready",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Kind::TimedOut => (
+                "/problems/timed-out",
+                "Took too long",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
         }
     }
 
@@ -123,7 +197,10 @@ impl Kind {
 
     /// Whether the rest of the request can't be told from a next one, so that the connection ends with the answer.
     fn ends_connection(self) -> bool {
-        matches!(self, Kind::BodyTimeout | Kind::BodyTooLarge | Kind::UnreadableBody)
+        matches!(
+            self,
+            Kind::BodyTimeout | Kind::BodyTooLarge | Kind::UnreadableBody
+        )
     }
 }
 
@@ -139,7 +216,10 @@ pub struct Fault {
 impl Fault {
     /// At the place with this pointer, which is escaped already.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Fault { pointer: pointer.into(), detail: detail.into() }
+        Fault {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        }
     }
 }
 
@@ -166,7 +246,12 @@ struct ProblemDocument<'a> {
 impl Problem {
     /// A problem of this kind; `detail` is for the client's developer.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Problem { kind, detail: detail.into(), faults: Vec::new(), headers: Vec::new() }
+        Problem {
+            kind,
+            detail: detail.into(),
+            faults: Vec::new(),
+            headers: Vec::new(),
+        }
     }
 
     /// A document that breaks these rules: at least one.
@@ -176,14 +261,22 @@ impl Problem {
         let detail = match count {
             1 => "one field is not as it has to be".to_owned(),
             2..=MAX_FAULTS => format!("{count} fields are not as they have to be"),
-            _ => format!("{count} fields are not as they have to be; these are the first {MAX_FAULTS}"),
+            _ => format!(
+                "{count} fields are not as they have to be; these are the first {MAX_FAULTS}"
+            ),
         };
-        Problem { faults, ..Problem::new(Kind::InvalidFields, detail) }
+        Problem {
+            faults,
+            ..Problem::new(Kind::InvalidFields, detail)
+        }
     }
 
     /// The query parameter `name` is wrong; `rule` completes the sentence.
     pub fn parameter(name: &str, rule: &str) -> Self {
-        Problem::new(Kind::BadParameter, format!("the query parameter {name} {rule}"))
+        Problem::new(
+            Kind::BadParameter,
+            format!("the query parameter {name} {rule}"),
+        )
     }
 
     /// The header `name` is wrong; `rule` completes the sentence.
@@ -193,17 +286,26 @@ impl Problem {
 
     /// There is nothing here, or nothing for this user.
     pub fn not_found() -> Self {
-        Problem::new(Kind::NotFound, "there is nothing here under this path for this user")
+        Problem::new(
+            Kind::NotFound,
+            "there is nothing here under this path for this user",
+        )
     }
 
     /// A defect of ours; what it is stands in the log under the request's id.
     pub fn internal() -> Self {
-        Problem::new(Kind::Internal, "something went wrong here; the request id finds it in the log")
+        Problem::new(
+            Kind::Internal,
+            "something went wrong here; the request id finds it in the log",
+        )
     }
 
     /// The store is away, and this node doesn't know the answer.
     pub fn unavailable() -> Self {
-        Problem::new(Kind::Unavailable, "the store is away and this node does not know the answer; try again later")
+        Problem::new(
+            Kind::Unavailable,
+            "the store is away and this node does not know the answer; try again later",
+        )
     }
 
     /// Adds a header to the answer.
@@ -239,11 +341,15 @@ impl Problem {
             request_id,
             errors: &self.faults,
         };
-        let body = serde_json::to_vec(&document).expect("a document of texts and numbers can be written");
+        let body =
+            serde_json::to_vec(&document).expect("a document of texts and numbers can be written");
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(seconds) = self.kind.retry_after_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -265,12 +371,21 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_type_of_its_own() {
-        let types: HashSet<&str> = Kind::ALL.into_iter().map(|kind| kind.describe().0).collect();
+        let types: HashSet<&str> = Kind::ALL
+            .into_iter()
+            .map(|kind| kind.describe().0)
+            .collect();
         assert_eq!(types.len(), Kind::ALL.len());
         for kind in Kind::ALL {
             let (r#type, title, status) = kind.describe();
-            assert!(r#type.starts_with("/problems/") && !title.is_empty(), "{kind:?}");
-            assert!(status.is_client_error() || status.is_server_error(), "{kind:?}");
+            assert!(
+                r#type.starts_with("/problems/") && !title.is_empty(),
+                "{kind:?}"
+            );
+            assert!(
+                status.is_client_error() || status.is_server_error(),
+                "{kind:?}"
+            );
         }
     }
 
@@ -279,15 +394,24 @@ mod tests {
         for kind in Kind::ALL {
             let is_503 = kind.describe().2 == StatusCode::SERVICE_UNAVAILABLE;
             let response = Problem::new(kind, "x").into_response("r-1");
-            assert!(!is_503 || response.headers().contains_key(RETRY_AFTER), "{kind:?}");
+            assert!(
+                !is_503 || response.headers().contains_key(RETRY_AFTER),
+                "{kind:?}"
+            );
         }
     }
 
     #[test]
     fn the_number_of_faults_told_is_bounded() {
-        let faults = (0..500).map(|number| Fault::new(format!("/{number}"), "x")).collect();
+        let faults = (0..500)
+            .map(|number| Fault::new(format!("/{number}"), "x"))
+            .collect();
         let problem = Problem::invalid(faults);
         assert_eq!(problem.faults().len(), MAX_FAULTS);
-        assert!(problem.detail().starts_with("500 fields"), "{}", problem.detail());
+        assert!(
+            problem.detail().starts_with("500 fields"),
+            "{}",
+            problem.detail()
+        );
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use holdfast_shared::domain::task::Tags;
 use holdfast_shared::domain::{
     Cursor, OperationId, OperationState, Priority, SortField, Status, TaskQuery, Timestamp,
 };
-use holdfast_shared::domain::task::Tags;
 use percent_encoding::percent_decode_str;
 
 use super::cursor;
@@ -45,9 +45,12 @@ struct Parameters(Vec<(String, String)>);
 /// 400 naming the first bad one.
 pub fn tasks(raw: &str) -> Result<TaskQuery, Problem> {
     let mut parameters = Parameters::parse(raw)?;
-    let (sort, descending) = parameters.take("sort", parse_sort)?.unwrap_or((SortField::CreatedAt, true));
+    let (sort, descending) = parameters
+        .take("sort", parse_sort)?
+        .unwrap_or((SortField::CreatedAt, true));
     let parse_cursor = |text: &str| -> Result<Cursor, String> {
-        cursor::parse_task(text, sort, descending).ok_or_else(|| "is not a cursor of this list in this order".to_owned())
+        cursor::parse_task(text, sort, descending)
+            .ok_or_else(|| "is not a cursor of this list in this order".to_owned())
     };
     let query = TaskQuery {
         status: parameters.take("status", told(Status::parse))?,
@@ -55,10 +58,14 @@ pub fn tasks(raw: &str) -> Result<TaskQuery, Problem> {
         tag: parameters.take("tag", told(Tags::parse_one))?,
         due_before: parameters.take("due_before", parse_query_time)?,
         due_after: parameters.take("due_after", parse_query_time)?,
-        text: parameters.take("q", parse_text)?.filter(|text| !text.is_empty()),
+        text: parameters
+            .take("q", parse_text)?
+            .filter(|text| !text.is_empty()),
         sort,
         descending,
-        limit: parameters.take("limit", parse_limit)?.unwrap_or(DEFAULT_LIMIT),
+        limit: parameters
+            .take("limit", parse_limit)?
+            .unwrap_or(DEFAULT_LIMIT),
         after: parameters.take("cursor", parse_cursor)?,
     };
     parameters.finish()?;
@@ -76,7 +83,9 @@ pub fn operations(raw: &str) -> Result<OperationQuery, Problem> {
         before: parameters.take("cursor", |text| {
             cursor::parse_operation(text).ok_or_else(|| "is not a cursor of this list".to_owned())
         })?,
-        limit: parameters.take("limit", parse_limit)?.unwrap_or(DEFAULT_LIMIT),
+        limit: parameters
+            .take("limit", parse_limit)?
+            .unwrap_or(DEFAULT_LIMIT),
     };
     parameters.finish()?;
     Ok(query)
@@ -98,10 +107,16 @@ impl Parameters {
         let mut parameters: Vec<(String, String)> = Vec::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decode(name).ok_or_else(|| Problem::parameter("", "has a name that is not percent-encoded UTF-8"))?;
-            let value = decode(value).ok_or_else(|| Problem::parameter(&name, "must be percent-encoded UTF-8"))?;
+            let name = decode(name).ok_or_else(|| {
+                Problem::parameter("", "has a name that is not percent-encoded UTF-8")
+            })?;
+            let value = decode(value)
+                .ok_or_else(|| Problem::parameter(&name, "must be percent-encoded UTF-8"))?;
             if value.contains('\0') {
-                return Err(Problem::parameter(&name, "must not contain the character U+0000"));
+                return Err(Problem::parameter(
+                    &name,
+                    "must not contain the character U+0000",
+                ));
             }
             if parameters.iter().any(|(known, _)| *known == name) {
                 return Err(Problem::parameter(&name, "must be given once"));
@@ -111,10 +126,18 @@ impl Parameters {
         Ok(Parameters(parameters))
     }
 
-    fn take<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, Problem> {
-        let Some(index) = self.0.iter().position(|(known, _)| known == name) else { return Ok(None) };
+    fn take<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(index) = self.0.iter().position(|(known, _)| known == name) else {
+            return Ok(None);
+        };
         let (_, value) = self.0.swap_remove(index);
-        parse(&value).map(Some).map_err(|rule| Problem::parameter(name, &rule))
+        parse(&value)
+            .map(Some)
+            .map_err(|rule| Problem::parameter(name, &rule))
     }
 
     fn finish(self) -> Result<(), Problem> {
@@ -128,7 +151,10 @@ impl Parameters {
 /// Percent-decodes, and reads `+` as the space that forms write so.
 fn decode(text: &str) -> Option<String> {
     let spaced = text.replace('+', " ");
-    percent_decode_str(&spaced).decode_utf8().ok().map(|text| text.into_owned())
+    percent_decode_str(&spaced)
+        .decode_utf8()
+        .ok()
+        .map(|text| text.into_owned())
 }
 
 fn told<T, E: ToString>(parse: fn(&str) -> Result<T, E>) -> impl Fn(&str) -> Result<T, String> {
@@ -148,7 +174,9 @@ fn parse_sort(text: &str) -> Result<(SortField, bool), String> {
 }
 
 fn parse_priority(text: &str) -> Result<Priority, String> {
-    let number = text.parse().map_err(|_| "must be a whole number from 1 to 5".to_owned())?;
+    let number = text
+        .parse()
+        .map_err(|_| "must be a whole number from 1 to 5".to_owned())?;
     Priority::parse(number).map_err(|violation| violation.to_string())
 }
 
@@ -172,13 +200,16 @@ fn parse_limit(text: &str) -> Result<usize, String> {
 }
 
 fn parse_state(text: &str) -> Result<OperationState, String> {
-    OperationState::parse(text).ok_or_else(|| "must be one of pending, applied, superseded, dead".to_owned())
+    OperationState::parse(text)
+        .ok_or_else(|| "must be one of pending, applied, superseded, dead".to_owned())
 }
 
 fn parse_wait(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 0..=MAX_WAIT_SECONDS) => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("must be a whole number of seconds from 0 to {MAX_WAIT_SECONDS}")),
+        _ => Err(format!(
+            "must be a whole number of seconds from 0 to {MAX_WAIT_SECONDS}"
+        )),
     }
 }
 
@@ -190,7 +221,14 @@ mod tests {
     #[test]
     fn without_parameters_the_newest_50_are_meant() {
         assert_eq!(tasks("").expect("valid"), TaskQuery::default());
-        assert_eq!(operations("").expect("valid"), OperationQuery { state: None, before: None, limit: 50 });
+        assert_eq!(
+            operations("").expect("valid"),
+            OperationQuery {
+                state: None,
+                before: None,
+                limit: 50
+            }
+        );
         assert_eq!(wait("").expect("valid"), Duration::ZERO);
     }
 
@@ -202,16 +240,28 @@ mod tests {
         assert_eq!(query.status, Some(Status::InProgress));
         assert_eq!(query.priority.map(Priority::number), Some(2));
         assert_eq!(query.tag.as_deref(), Some("a&b"));
-        assert_eq!(query.due_before.map(|time| time.to_string()).as_deref(), Some("2026-01-02T00:00:00Z"));
-        assert_eq!(query.due_after.map(|time| time.to_string()).as_deref(), Some("2025-12-31T23:00:00Z"));
+        assert_eq!(
+            query.due_before.map(|time| time.to_string()).as_deref(),
+            Some("2026-01-02T00:00:00Z")
+        );
+        assert_eq!(
+            query.due_after.map(|time| time.to_string()).as_deref(),
+            Some("2025-12-31T23:00:00Z")
+        );
         assert_eq!(query.text.as_deref(), Some("milk and bread"));
-        assert_eq!((query.sort, query.descending, query.limit), (SortField::DueAt, false, 200));
+        assert_eq!(
+            (query.sort, query.descending, query.limit),
+            (SortField::DueAt, false, 200)
+        );
     }
 
     #[test]
     fn an_offset_whose_plus_was_not_encoded_is_understood() {
         let query = tasks("due_after=2026-01-01T00:00:00+01:00").expect("valid");
-        assert_eq!(query.due_after.map(|time| time.to_string()).as_deref(), Some("2025-12-31T23:00:00Z"));
+        assert_eq!(
+            query.due_after.map(|time| time.to_string()).as_deref(),
+            Some("2025-12-31T23:00:00Z")
+        );
     }
 
     #[test]
@@ -241,19 +291,34 @@ mod tests {
         for (raw, name) in table {
             let problem = tasks(raw).expect_err(raw);
             assert_eq!(problem.kind(), Kind::BadParameter, "{raw}");
-            assert!(problem.detail().contains(&format!(" {name} ")), "{raw}: {}", problem.detail());
+            assert!(
+                problem.detail().contains(&format!(" {name} ")),
+                "{raw}: {}",
+                problem.detail()
+            );
         }
         for raw in ["state=open", "cursor=zzz", "limit=x", "wait=1"] {
-            assert_eq!(operations(raw).expect_err(raw).kind(), Kind::BadParameter, "{raw}");
+            assert_eq!(
+                operations(raw).expect_err(raw).kind(),
+                Kind::BadParameter,
+                "{raw}"
+            );
         }
         for raw in ["wait=61", "wait=-1", "wait=1.5", "wait="] {
-            assert_eq!(wait(raw).expect_err(raw).kind(), Kind::BadParameter, "{raw}");
+            assert_eq!(
+                wait(raw).expect_err(raw).kind(),
+                Kind::BadParameter,
+                "{raw}"
+            );
         }
     }
 
     #[test]
     fn a_cursor_belongs_to_its_order() {
-        let place = Cursor { key: Some(7), id: holdfast_shared::domain::TaskId::generate() };
+        let place = Cursor {
+            key: Some(7),
+            id: holdfast_shared::domain::TaskId::generate(),
+        };
         let text = cursor::of_task(SortField::Priority, true, &place);
         let query = tasks(&format!("sort=-priority&cursor={text}")).expect("valid");
         assert_eq!(query.after, Some(place));

@@ -1,6 +1,8 @@
 //! Request bodies as changes of the domain: which fields a client may give, their defaults, and what null means.
 
-use holdfast_shared::domain::profile::{AvatarUrl, Bio, DisplayName, Email, Locale, Preferences, TimeZone};
+use holdfast_shared::domain::profile::{
+    AvatarUrl, Bio, DisplayName, Email, Locale, Preferences, TimeZone,
+};
 use holdfast_shared::domain::task::{Description, NewTask, Tags, Title};
 use holdfast_shared::domain::{Priority, ProfileState, Register, Stamp, Status, TaskState};
 use serde_json::Value;
@@ -9,7 +11,13 @@ use super::document::{Document, Reading, some, text, texts, time, whole_number};
 use super::problem::{Fault, Problem};
 
 /// What the server sets in a task.
-const TASK_READ_ONLY: &[&str] = &["id", "created_at", "updated_at", "completed_at", "sync_state"];
+const TASK_READ_ONLY: &[&str] = &[
+    "id",
+    "created_at",
+    "updated_at",
+    "completed_at",
+    "sync_state",
+];
 /// What the server sets in a profile.
 const PROFILE_READ_ONLY: &[&str] = &["id", "created_at", "updated_at", "sync_state"];
 
@@ -20,15 +28,30 @@ const PROFILE_READ_ONLY: &[&str] = &["id", "created_at", "updated_at", "sync_sta
 pub fn new_task(body: &[u8]) -> Result<NewTask, Problem> {
     let mut document = Document::parse(body, TASK_READ_ONLY)?;
     let title = document.required("title", text(Title::parse));
-    let description = document.optional("description", text(Description::parse), Description::default());
+    let description = document.optional(
+        "description",
+        text(Description::parse),
+        Description::default(),
+    );
     let status = document.optional("status", text(Status::parse), Status::default());
-    let priority = document.optional("priority", whole_number(Priority::parse), Priority::default());
+    let priority = document.optional(
+        "priority",
+        whole_number(Priority::parse),
+        Priority::default(),
+    );
     let due_at = document.nullable("due_at", time);
     let tags = document.optional("tags", tags, Tags::default());
     document.finish()?;
     // Without a title there was a fault, so this is never reached without one.
     let title = title.ok_or_else(Problem::internal)?;
-    Ok(NewTask { title, description, status, priority, due_at, tags })
+    Ok(NewTask {
+        title,
+        description,
+        status,
+        priority,
+        due_at,
+        tags,
+    })
 }
 
 /// Reads a merge patch of a task: each member that is there sets its field, null sets the default. Not stamped.
@@ -41,9 +64,17 @@ pub fn task_patch(body: &[u8]) -> Result<TaskState, Problem> {
         created: None,
         deleted: None,
         title: document.change_required("title", text(Title::parse)),
-        description: document.change("description", text(Description::parse), Description::default()),
+        description: document.change(
+            "description",
+            text(Description::parse),
+            Description::default(),
+        ),
         status: document.change("status", text(Status::parse), Status::default()),
-        priority: document.change("priority", whole_number(Priority::parse), Priority::default()),
+        priority: document.change(
+            "priority",
+            whole_number(Priority::parse),
+            Priority::default(),
+        ),
         due_at: document.change("due_at", some(time), None),
         tags: document.change("tags", tags, Tags::default()),
     };
@@ -103,7 +134,9 @@ fn tags(value: &Value) -> Reading<Tags> {
 
 fn preferences(value: &Value) -> Reading<Preferences> {
     let refused = |detail: String| vec![Fault::new("", detail)];
-    let object = value.as_object().ok_or_else(|| refused("must be an object".to_owned()))?;
+    let object = value
+        .as_object()
+        .ok_or_else(|| refused("must be an object".to_owned()))?;
     Preferences::parse(object).map_err(|violation| refused(violation.to_string()))
 }
 
@@ -127,7 +160,11 @@ mod tests {
     }
 
     fn pointers(problem: &Problem) -> Vec<String> {
-        let mut pointers: Vec<String> = problem.faults().iter().map(|fault| fault.pointer.clone()).collect();
+        let mut pointers: Vec<String> = problem
+            .faults()
+            .iter()
+            .map(|fault| fault.pointer.clone())
+            .collect();
         pointers.sort_unstable();
         pointers
     }
@@ -137,7 +174,10 @@ mod tests {
         let task = new_task(&bytes(&json!({"title": " Buy milk "}))).expect("valid");
         assert_eq!(task.title.as_str(), "Buy milk");
         assert_eq!(task.description.as_str(), "");
-        assert_eq!((task.status, task.priority.number(), task.due_at), (Status::Todo, 3, None));
+        assert_eq!(
+            (task.status, task.priority.number(), task.due_at),
+            (Status::Todo, 3, None)
+        );
         assert!(task.tags.as_slice().is_empty());
     }
 
@@ -147,7 +187,10 @@ mod tests {
             "due_at": "2026-01-01T00:00:00Z", "tags": ["a", "b", "a"]});
         let task = new_task(&bytes(&body)).expect("valid");
         assert_eq!((task.status, task.priority.number()), (Status::Done, 1));
-        assert_eq!(task.due_at.map(|time| time.to_string()).as_deref(), Some("2026-01-01T00:00:00Z"));
+        assert_eq!(
+            task.due_at.map(|time| time.to_string()).as_deref(),
+            Some("2026-01-01T00:00:00Z")
+        );
         assert_eq!(task.tags.as_slice(), ["a", "b"]);
     }
 
@@ -161,8 +204,14 @@ mod tests {
             (json!({"title": too_long(201)}), vec!["/title"]),
             (json!({"title": "a\u{0}"}), vec!["/title"]),
             (json!({"title": 1}), vec!["/title"]),
-            (json!({"title": "t", "description": too_long(10_001)}), vec!["/description"]),
-            (json!({"title": "t", "description": null}), vec!["/description"]),
+            (
+                json!({"title": "t", "description": too_long(10_001)}),
+                vec!["/description"],
+            ),
+            (
+                json!({"title": "t", "description": null}),
+                vec!["/description"],
+            ),
             (json!({"title": "t", "status": "open"}), vec!["/status"]),
             (json!({"title": "t", "status": 1}), vec!["/status"]),
             (json!({"title": "t", "priority": 0}), vec!["/priority"]),
@@ -173,10 +222,19 @@ mod tests {
             (json!({"title": "t", "due_at": 5}), vec!["/due_at"]),
             (json!({"title": "t", "tags": "a"}), vec!["/tags"]),
             (json!({"title": "t", "tags": vec!["x"; 21]}), vec!["/tags"]),
-            (json!({"title": "t", "tags": ["", "ok", 3, "a\u{0}"]}), vec!["/tags/0", "/tags/2", "/tags/3"]),
+            (
+                json!({"title": "t", "tags": ["", "ok", 3, "a\u{0}"]}),
+                vec!["/tags/0", "/tags/2", "/tags/3"],
+            ),
             (json!({"title": "t", "colour": "red"}), vec!["/colour"]),
-            (json!({"title": "t", "id": "x", "created_at": "y"}), vec!["/created_at", "/id"]),
-            (json!({"title": "", "priority": 9, "x": 1}), vec!["/priority", "/title", "/x"]),
+            (
+                json!({"title": "t", "id": "x", "created_at": "y"}),
+                vec!["/created_at", "/id"],
+            ),
+            (
+                json!({"title": "", "priority": 9, "x": 1}),
+                vec!["/priority", "/title", "/x"],
+            ),
         ];
         for (body, expected) in table {
             let problem = new_task(&bytes(&body)).expect_err(&body.to_string());
@@ -193,11 +251,22 @@ mod tests {
 
     #[test]
     fn a_patch_sets_what_it_mentions_and_null_resets() {
-        let patch = task_patch(&bytes(&json!({"description": null, "priority": null, "due_at": null, "status": "done"})))
-            .expect("valid");
-        assert_eq!((patch.title, patch.tags, patch.created, patch.deleted), (None, None, None, None));
-        assert_eq!(patch.description, Some(Register::new(Description::default(), Stamp::ZERO)));
-        assert_eq!(patch.priority, Some(Register::new(Priority::default(), Stamp::ZERO)));
+        let patch = task_patch(&bytes(
+            &json!({"description": null, "priority": null, "due_at": null, "status": "done"}),
+        ))
+        .expect("valid");
+        assert_eq!(
+            (patch.title, patch.tags, patch.created, patch.deleted),
+            (None, None, None, None)
+        );
+        assert_eq!(
+            patch.description,
+            Some(Register::new(Description::default(), Stamp::ZERO))
+        );
+        assert_eq!(
+            patch.priority,
+            Some(Register::new(Priority::default(), Stamp::ZERO))
+        );
         assert_eq!(patch.due_at, Some(Register::new(None, Stamp::ZERO)));
         assert_eq!(patch.status, Some(Register::new(Status::Done, Stamp::ZERO)));
     }
@@ -205,7 +274,10 @@ mod tests {
     #[test]
     fn an_empty_patch_changes_nothing() {
         assert_eq!(task_patch(b"{}").expect("valid"), TaskState::default());
-        assert_eq!(profile_patch(b"{}").expect("valid"), ProfileState::default());
+        assert_eq!(
+            profile_patch(b"{}").expect("valid"),
+            ProfileState::default()
+        );
     }
 
     #[test]
@@ -218,7 +290,11 @@ mod tests {
             (json!({"x": null, "priority": 0}), vec!["/priority", "/x"]),
         ];
         for (body, expected) in table {
-            assert_eq!(pointers(&task_patch(&bytes(&body)).expect_err(&body.to_string())), expected, "{body}");
+            assert_eq!(
+                pointers(&task_patch(&bytes(&body)).expect_err(&body.to_string())),
+                expected,
+                "{body}"
+            );
         }
         assert_eq!(pointers(&task_patch(b"[]").expect_err("no object")), [""]);
     }
@@ -226,15 +302,28 @@ mod tests {
     #[test]
     fn a_whole_profile_empties_what_it_leaves_out() {
         let profile = whole_profile(&bytes(&json!({"email": "ann@example.org"}))).expect("valid");
-        assert_eq!(profile.email.and_then(|email| email.value).map(|email| email.as_str().to_owned()).as_deref(), Some("ann@example.org"));
-        assert_eq!(profile.display_name, Some(Register::new(no_name(), Stamp::ZERO)));
+        assert_eq!(
+            profile
+                .email
+                .and_then(|email| email.value)
+                .map(|email| email.as_str().to_owned())
+                .as_deref(),
+            Some("ann@example.org")
+        );
+        assert_eq!(
+            profile.display_name,
+            Some(Register::new(no_name(), Stamp::ZERO))
+        );
         assert_eq!(profile.locale, Some(Register::new(None, Stamp::ZERO)));
         assert_eq!(profile.created, None);
     }
 
     #[test]
     fn a_profile_patch_replaces_preferences_whole() {
-        let patch = profile_patch(&bytes(&json!({"preferences": {"theme": null}, "email": null}))).expect("valid");
+        let patch = profile_patch(&bytes(
+            &json!({"preferences": {"theme": null}, "email": null}),
+        ))
+        .expect("valid");
         let preferences = patch.preferences.expect("set").value.to_object();
         assert_eq!(Value::Object(preferences), json!({"theme": null}));
         assert_eq!(patch.email, Some(Register::new(None, Stamp::ZERO)));
@@ -252,14 +341,24 @@ mod tests {
             (json!({"locale": "not a tag"}), "/locale"),
             (json!({"timezone": "Mars/Base"}), "/timezone"),
             (json!({"preferences": []}), "/preferences"),
-            (json!({"preferences": {"a": "x".repeat(9000)}}), "/preferences"),
-            (json!({"preferences": {"a": {"b": "\u{0}"}}}), "/preferences"),
+            (
+                json!({"preferences": {"a": "x".repeat(9000)}}),
+                "/preferences",
+            ),
+            (
+                json!({"preferences": {"a": {"b": "\u{0}"}}}),
+                "/preferences",
+            ),
             (json!({"id": "x"}), "/id"),
             (json!({"nickname": "x"}), "/nickname"),
         ];
         for (body, pointer) in table {
             for read in [whole_profile, profile_patch] {
-                assert_eq!(pointers(&read(&bytes(&body)).expect_err(&body.to_string())), [pointer], "{body}");
+                assert_eq!(
+                    pointers(&read(&bytes(&body)).expect_err(&body.to_string())),
+                    [pointer],
+                    "{body}"
+                );
             }
         }
     }

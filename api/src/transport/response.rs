@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use holdfast_shared::domain::{
-    ETag, OperationRecord, OperationState, ProfileState, Session, SessionId, TaskId, TaskState, UserId,
+    ETag, OperationRecord, OperationState, ProfileState, Session, SessionId, TaskId, TaskState,
+    UserId,
 };
 use holdfast_shared::repository::{Found, HealthReport, SyncState, TaskPage, WritePath, Written};
 use http::header::{AGE, CONTENT_TYPE, ETAG, LOCATION};
@@ -43,10 +44,13 @@ pub enum Verb {
 
 /// An answer with a JSON body.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(body).expect("views have texts for keys and no value that can't be written");
+    let text = serde_json::to_vec(body)
+        .expect("views have texts for keys and no value that can't be written");
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -85,8 +89,15 @@ pub fn not_modified(etag: &ETag, sync_state: SyncState, age: Option<Duration>) -
 
 /// A page of tasks.
 pub fn task_page(page: &TaskPage, next_cursor: Option<String>) -> Response {
-    let views = page.items.iter().filter_map(|(id, found)| view::task(*id, &found.value, found.sync_state));
-    let body = Page { items: views.collect(), next_cursor, complete: Some(page.complete) };
+    let views = page
+        .items
+        .iter()
+        .filter_map(|(id, found)| view::task(*id, &found.value, found.sync_state));
+    let body = Page {
+        items: views.collect(),
+        next_cursor,
+        complete: Some(page.complete),
+    };
     let mut response = json(StatusCode::OK, &body);
     let oldest = page.items.iter().filter_map(|(_, found)| found.age).max();
     add_origin(&mut response, weakest(page), oldest);
@@ -100,8 +111,16 @@ fn weakest(page: &TaskPage) -> SyncState {
         SyncState::Pending => 1,
         SyncState::Stale => 2,
     };
-    let of_nothing = if page.complete { SyncState::Synced } else { SyncState::Stale };
-    page.items.iter().map(|(_, found)| found.sync_state).max_by_key(weakness).unwrap_or(of_nothing)
+    let of_nothing = if page.complete {
+        SyncState::Synced
+    } else {
+        SyncState::Stale
+    };
+    page.items
+        .iter()
+        .map(|(_, found)| found.sync_state)
+        .max_by_key(weakness)
+        .unwrap_or(of_nothing)
 }
 
 /// An operation.
@@ -112,18 +131,36 @@ pub fn operation(record: &OperationRecord) -> Response {
 /// A page of operations.
 pub fn operation_page(records: &[OperationRecord], next_cursor: Option<String>) -> Response {
     let items = records.iter().map(view::operation).collect();
-    json(StatusCode::OK, &Page { items, next_cursor, complete: None })
+    json(
+        StatusCode::OK,
+        &Page {
+            items,
+            next_cursor,
+            complete: None,
+        },
+    )
 }
 
 /// A user's sessions, all on one page; `current` is the one that asks.
 pub fn session_page(sessions: &[Session], current: &SessionId) -> Response {
     let view = |session| view::session(session, current);
-    json(StatusCode::OK, &Page { items: sessions.iter().map(view).collect(), next_cursor: None, complete: None })
+    json(
+        StatusCode::OK,
+        &Page {
+            items: sessions.iter().map(view).collect(),
+            next_cursor: None,
+            complete: None,
+        },
+    )
 }
 
 /// How things stand.
 pub fn health(report: &HealthReport) -> Response {
-    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if report.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     json(status, &view::health(report))
 }
 
@@ -132,7 +169,12 @@ pub fn health(report: &HealthReport) -> Response {
 pub fn written(written: &Written, resource: Resource<'_>, verb: Verb) -> Response {
     let status = status_of(written, verb);
     let state = written.state.as_ref().filter(|_| verb != Verb::Delete);
-    let shown = state.and_then(|state| Some((view::resource(resource, state, sync_state_of(written))?, state.etag())));
+    let shown = state.and_then(|state| {
+        Some((
+            view::resource(resource, state, sync_state_of(written))?,
+            state.etag(),
+        ))
+    });
     let mut response = match &shown {
         _ if status == StatusCode::NO_CONTENT => empty(status),
         Some((view, etag)) => {
@@ -160,7 +202,9 @@ fn status_of(written: &Written, verb: Verb) -> StatusCode {
 /// A buffered write's resource is `pending`, unless this is a late repeat of one that has been applied meanwhile.
 fn sync_state_of(written: &Written) -> SyncState {
     match written.path {
-        WritePath::Buffered if written.operation.state == OperationState::Pending => SyncState::Pending,
+        WritePath::Buffered if written.operation.state == OperationState::Pending => {
+            SyncState::Pending
+        }
         WritePath::Buffered | WritePath::Direct => SyncState::Synced,
     }
 }
@@ -172,7 +216,10 @@ fn add_places(response: &mut Response, written: &Written, resource: Resource<'_>
         headers.insert(LOCATION, place("tasks", &id));
     }
     if written.path == WritePath::Buffered {
-        headers.insert(OPERATION_LOCATION, place("operations", &written.operation.id));
+        headers.insert(
+            OPERATION_LOCATION,
+            place("operations", &written.operation.id),
+        );
     }
     if written.replayed {
         headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
@@ -186,7 +233,10 @@ fn place(collection: &str, id: &impl ToString) -> HeaderValue {
 
 fn add_origin(response: &mut Response, sync_state: SyncState, age: Option<Duration>) {
     let headers = response.headers_mut();
-    headers.insert(SYNC_STATE, HeaderValue::from_static(view::sync_word(sync_state)));
+    headers.insert(
+        SYNC_STATE,
+        HeaderValue::from_static(view::sync_word(sync_state)),
+    );
     if let (SyncState::Stale, Some(age)) = (sync_state, age) {
         headers.insert(AGE, HeaderValue::from(age.as_secs()));
     }
@@ -201,7 +251,9 @@ fn add_etag(response: &mut Response, etag: &ETag) {
 #[cfg(test)]
 mod tests {
     use holdfast_shared::domain::task::{NewTask, Title};
-    use holdfast_shared::domain::{Entity, Kind, OperationId, Priority, Stamp, State, Status, Timestamp};
+    use holdfast_shared::domain::{
+        Entity, Kind, OperationId, Priority, Stamp, State, Status, Timestamp,
+    };
 
     use super::*;
 
@@ -214,7 +266,10 @@ mod tests {
             due_at: None,
             tags: Default::default(),
         };
-        let mut task = TaskState { created: Some(Stamp::ZERO), ..new.into_change() };
+        let mut task = TaskState {
+            created: Some(Stamp::ZERO),
+            ..new.into_change()
+        };
         task.restamp(Stamp::from_i64(1 << 40));
         task
     }
@@ -233,42 +288,84 @@ mod tests {
             accepted_at: Timestamp::from_micros(0),
             finished_at: None,
         };
-        Written { path, state: state.map(State::Task), created: false, operation, replayed: false }
+        Written {
+            path,
+            state: state.map(State::Task),
+            created: false,
+            operation,
+            replayed: false,
+        }
     }
 
     fn found(sync_state: SyncState) -> (TaskId, Found<TaskState>) {
         let age = (sync_state == SyncState::Stale).then_some(Duration::from_secs(7));
-        (TaskId::generate(), Found { value: known_task(), sync_state, age })
+        (
+            TaskId::generate(),
+            Found {
+                value: known_task(),
+                sync_state,
+                age,
+            },
+        )
     }
 
     #[test]
     fn a_direct_write_is_answered_by_its_verb() {
         let id = TaskId::generate();
         let status = |verb, created| {
-            let accepted = Written { created, ..accepted(WritePath::Direct, Some(known_task())) };
-            written(&accepted, Resource::Task(id), verb).status().as_u16()
+            let accepted = Written {
+                created,
+                ..accepted(WritePath::Direct, Some(known_task()))
+            };
+            written(&accepted, Resource::Task(id), verb)
+                .status()
+                .as_u16()
         };
         assert_eq!(status(Verb::Create, true), 201);
-        assert_eq!((status(Verb::Replace, true), status(Verb::Replace, false)), (201, 200));
-        assert_eq!((status(Verb::Patch, false), status(Verb::Delete, false)), (200, 204));
+        assert_eq!(
+            (status(Verb::Replace, true), status(Verb::Replace, false)),
+            (201, 200)
+        );
+        assert_eq!(
+            (status(Verb::Patch, false), status(Verb::Delete, false)),
+            (200, 204)
+        );
     }
 
     #[test]
     fn a_buffered_write_of_something_known_shows_it_and_its_tag() {
         let id = TaskId::generate();
-        let response = written(&accepted(WritePath::Buffered, Some(known_task())), Resource::Task(id), Verb::Create);
+        let response = written(
+            &accepted(WritePath::Buffered, Some(known_task())),
+            Resource::Task(id),
+            Verb::Create,
+        );
         assert_eq!(response.status(), StatusCode::ACCEPTED);
         assert_eq!(response.headers()[SYNC_STATE], "pending");
-        assert_eq!(response.headers()[ETAG], format!("\"{}\"", known_task().etag().as_str()));
+        assert_eq!(
+            response.headers()[ETAG],
+            format!("\"{}\"", known_task().etag().as_str())
+        );
         assert_eq!(response.headers()[LOCATION], format!("/api/v1/tasks/{id}"));
         assert!(response.headers().contains_key(OPERATION_LOCATION));
     }
 
     #[test]
     fn a_buffered_write_of_something_unknown_shows_the_operation_and_no_tag() {
-        let partial = TaskState { title: known_task().title, ..TaskState::default() };
-        for (state, verb) in [(None, Verb::Patch), (Some(partial), Verb::Patch), (Some(known_task()), Verb::Delete)] {
-            let response = written(&accepted(WritePath::Buffered, state), Resource::Task(TaskId::generate()), verb);
+        let partial = TaskState {
+            title: known_task().title,
+            ..TaskState::default()
+        };
+        for (state, verb) in [
+            (None, Verb::Patch),
+            (Some(partial), Verb::Patch),
+            (Some(known_task()), Verb::Delete),
+        ] {
+            let response = written(
+                &accepted(WritePath::Buffered, state),
+                Resource::Task(TaskId::generate()),
+                verb,
+            );
             assert_eq!(response.status(), StatusCode::ACCEPTED);
             assert!(!response.headers().contains_key(ETAG));
             assert!(response.headers().contains_key(OPERATION_LOCATION));
@@ -279,13 +376,29 @@ mod tests {
     fn a_list_says_the_weakest_of_its_items() {
         let word = |states: &[SyncState], complete| {
             let items = states.iter().map(|state| found(*state)).collect();
-            let response = task_page(&TaskPage { items, has_more: false, complete }, None);
-            response.headers()[SYNC_STATE].to_str().expect("ASCII").to_owned()
+            let response = task_page(
+                &TaskPage {
+                    items,
+                    has_more: false,
+                    complete,
+                },
+                None,
+            );
+            response.headers()[SYNC_STATE]
+                .to_str()
+                .expect("ASCII")
+                .to_owned()
         };
         assert_eq!(word(&[], true), "synced");
         assert_eq!(word(&[], false), "stale");
-        assert_eq!(word(&[SyncState::Synced, SyncState::Pending], true), "pending");
-        assert_eq!(word(&[SyncState::Stale, SyncState::Pending], false), "stale");
+        assert_eq!(
+            word(&[SyncState::Synced, SyncState::Pending], true),
+            "pending"
+        );
+        assert_eq!(
+            word(&[SyncState::Stale, SyncState::Pending], false),
+            "stale"
+        );
     }
 
     #[test]
@@ -293,7 +406,12 @@ mod tests {
         let (id, stale) = found(SyncState::Stale);
         assert_eq!(task(id, &stale).expect("whole").headers()[AGE], "7");
         let (id, synced) = found(SyncState::Synced);
-        assert!(!task(id, &synced).expect("whole").headers().contains_key(AGE));
+        assert!(
+            !task(id, &synced)
+                .expect("whole")
+                .headers()
+                .contains_key(AGE)
+        );
     }
 
     #[test]

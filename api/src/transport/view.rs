@@ -1,6 +1,8 @@
 //! Resources as JSON, in the contract's words and order.
 
-use holdfast_shared::domain::{OperationRecord, ProfileState, Session, SessionId, State, TaskId, TaskState, UserId};
+use holdfast_shared::domain::{
+    OperationRecord, ProfileState, Session, SessionId, State, TaskId, TaskState, UserId,
+};
 use holdfast_shared::repository::{BufferReport, HealthReport, Mode, StoreReport, SyncState};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -136,10 +138,18 @@ pub fn sync_word(state: SyncState) -> &'static str {
 }
 
 /// The resource a write was about; `None` when it isn't known whole, or is deleted.
-pub fn resource<'a>(of: Resource<'a>, state: &'a State, sync_state: SyncState) -> Option<ResourceView<'a>> {
+pub fn resource<'a>(
+    of: Resource<'a>,
+    state: &'a State,
+    sync_state: SyncState,
+) -> Option<ResourceView<'a>> {
     match (of, state) {
-        (Resource::Task(id), State::Task(state)) => task(id, state, sync_state).map(ResourceView::Task),
-        (Resource::Profile(user), State::Profile(state)) => profile(user, state, sync_state).map(ResourceView::Profile),
+        (Resource::Task(id), State::Task(state)) => {
+            task(id, state, sync_state).map(ResourceView::Task)
+        }
+        (Resource::Profile(user), State::Profile(state)) => {
+            profile(user, state, sync_state).map(ResourceView::Profile)
+        }
         _ => None,
     }
 }
@@ -165,15 +175,39 @@ pub fn task(id: TaskId, task: &TaskState, sync_state: SyncState) -> Option<TaskV
 }
 
 /// A profile; `None` when it isn't known whole.
-pub fn profile<'a>(user: &'a UserId, profile: &'a ProfileState, sync_state: SyncState) -> Option<ProfileView<'a>> {
+pub fn profile<'a>(
+    user: &'a UserId,
+    profile: &'a ProfileState,
+    sync_state: SyncState,
+) -> Option<ProfileView<'a>> {
     Some(ProfileView {
         id: user.as_str(),
-        email: profile.email.as_ref()?.value.as_ref().map(|email| email.as_str()),
+        email: profile
+            .email
+            .as_ref()?
+            .value
+            .as_ref()
+            .map(|email| email.as_str()),
         display_name: profile.display_name.as_ref()?.value.as_str(),
         bio: profile.bio.as_ref()?.value.as_str(),
-        avatar_url: profile.avatar_url.as_ref()?.value.as_ref().map(|url| url.as_str()),
-        locale: profile.locale.as_ref()?.value.as_ref().map(|locale| locale.as_str()),
-        timezone: profile.timezone.as_ref()?.value.as_ref().map(|timezone| timezone.as_str()),
+        avatar_url: profile
+            .avatar_url
+            .as_ref()?
+            .value
+            .as_ref()
+            .map(|url| url.as_str()),
+        locale: profile
+            .locale
+            .as_ref()?
+            .value
+            .as_ref()
+            .map(|locale| locale.as_str()),
+        timezone: profile
+            .timezone
+            .as_ref()?
+            .value
+            .as_ref()
+            .map(|timezone| timezone.as_str()),
         preferences: profile.preferences.as_ref()?.value.to_object(),
         created_at: profile.created?.time().to_string(),
         updated_at: profile.newest().time().to_string(),
@@ -213,7 +247,9 @@ fn store_view(report: &StoreReport) -> StoreView<'_> {
     StoreView {
         state: report.state,
         since: report.since.map(|time| time.to_string()),
-        latency_ms: report.latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
+        latency_ms: report
+            .latency
+            .map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
         error: report.error.as_deref(),
     }
 }
@@ -230,7 +266,7 @@ fn buffer_view(report: &BufferReport) -> BufferView {
 }
 
 /// The contract's word for a mode.
-pub fn mode_word(mode: Mode) -> &'static str {
+fn mode_word(mode: Mode) -> &'static str {
     match mode {
         Mode::Embedded => "embedded",
         Mode::Online => "online",
@@ -243,9 +279,14 @@ pub fn mode_word(mode: Mode) -> &'static str {
 pub fn health(report: &HealthReport) -> HealthView<'_> {
     HealthView {
         status: mode_word(report.status),
-        stores: StoresView { postgres: store_view(&report.postgres), redis: store_view(&report.redis) },
+        stores: StoresView {
+            postgres: store_view(&report.postgres),
+            redis: store_view(&report.redis),
+        },
         buffer: buffer_view(&report.buffer),
-        syncd: SyncdView { running: report.syncd_running },
+        syncd: SyncdView {
+            running: report.syncd_running,
+        },
         version: env!("CARGO_PKG_VERSION"),
     }
 }

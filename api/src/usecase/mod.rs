@@ -34,7 +34,12 @@ fn default_priority(body: &Body) -> Priority {
 }
 
 /// Makes the operation, unstamped, and has it accepted.
-async fn write(repository: &Repository, terms: Terms, kind: Kind, body: Body) -> Result<Written, WriteError> {
+async fn write(
+    repository: &Repository,
+    terms: Terms,
+    kind: Kind,
+    body: Body,
+) -> Result<Written, WriteError> {
     let operation = Operation {
         id: OperationId::generate(),
         stamp: Stamp::ZERO,

@@ -17,5 +17,11 @@ pub async fn change(
     change: ProfileState,
 ) -> Result<Written, WriteError> {
     let provision = ProfileState::provisioned(claims, Stamp::ZERO);
-    write(repository, terms, Kind::Update, Body::Profile { change, provision }).await
+    write(
+        repository,
+        terms,
+        Kind::Update,
+        Body::Profile { change, provision },
+    )
+    .await
 }

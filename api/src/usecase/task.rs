@@ -24,7 +24,16 @@ pub async fn create(
     id: TaskId,
     task: NewTask,
 ) -> Result<Written, WriteError> {
-    write(repository, terms, Kind::Create, Body::Task { id, change: making(task) }).await
+    write(
+        repository,
+        terms,
+        Kind::Create,
+        Body::Task {
+            id,
+            change: making(task),
+        },
+    )
+    .await
 }
 
 /// Replaces a task, or creates it where there is none; `known` is what a read has just said of it. What is known to
@@ -45,7 +54,14 @@ pub async fn replace(
     }
     if known.is_some_and(TaskState::is_complete) {
         let change = task.clone().into_change();
-        match write(repository, terms.clone(), Kind::Update, Body::Task { id, change }).await {
+        match write(
+            repository,
+            terms.clone(),
+            Kind::Update,
+            Body::Task { id, change },
+        )
+        .await
+        {
             // This node's memory was of a task that the store doesn't have: then it is made.
             Err(WriteError::Rejected(Rejection::NotFound)) => {}
             other => return other,
@@ -71,12 +87,22 @@ pub async fn patch(
 ///
 /// # Errors
 /// As [`Repository::write`].
-pub async fn delete(repository: &Repository, terms: Terms, id: TaskId) -> Result<Written, WriteError> {
-    let change = TaskState { deleted: Some(Stamp::ZERO), ..TaskState::default() };
+pub async fn delete(
+    repository: &Repository,
+    terms: Terms,
+    id: TaskId,
+) -> Result<Written, WriteError> {
+    let change = TaskState {
+        deleted: Some(Stamp::ZERO),
+        ..TaskState::default()
+    };
     write(repository, terms, Kind::Delete, Body::Task { id, change }).await
 }
 
 /// A change that may make the row; the stamps come with the operation's.
 fn making(task: NewTask) -> TaskState {
-    TaskState { created: Some(Stamp::ZERO), ..task.into_change() }
+    TaskState {
+        created: Some(Stamp::ZERO),
+        ..task.into_change()
+    }
 }

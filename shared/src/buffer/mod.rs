@@ -16,6 +16,7 @@
 //!
 //! This module knows nothing of the stores, and none of its transactions is held across network I/O.
 
+mod batch;
 mod error;
 mod file;
 mod index;
@@ -26,15 +27,17 @@ mod registration;
 mod retention;
 mod schema;
 mod shared;
+mod snap;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use batch::{Batch, Skip};
 pub use error::BufferError;
 pub use lock::DaemonLock;
 pub use queue::{Folded, Queued, SettleReport, Settlement, Slot, Verdict};
-pub use reader::{Batch, PendingView, Reader, Skip, Snapshot};
+pub use reader::{PendingView, Reader, Snapshot};
 pub use retention::{RetentionReport, archive_directory, read_archive};
 pub use schema::{Counters, DeadLetter, Item, Lane, Place};
 pub use shared::{Binding, Buffer};

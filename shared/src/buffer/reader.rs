@@ -2,50 +2,21 @@
 //!
 //! A read transaction pins every page it can see, so each is short: read, close, then act.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use redb::{ConcurrencyMode, Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
+use redb::{ConcurrencyMode, Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
 use uuid::Uuid;
 
-use crate::domain::{OperationId, OperationRecord, Priority, ResourceKey, Revocation, Session, State, Timestamp, UserId};
+use crate::domain::{OperationId, OperationRecord, ResourceKey, Revocation, Session, State, Timestamp, UserId};
 
+use super::batch::{Batch, Skip};
 use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
-use super::queue::{Queued, whole};
-use super::schema::{
-    COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, FINISHED, Item, Lane, META, Place, REVOCATIONS,
-    SCHEMA_KEY, SCHEMA_VERSION, SESSIONS, SET_ASIDE, checksum, decode, operation_key, queue, queues,
-};
-
-/// Most items looked at for one batch: bounds a read when very many are put off.
-const SCAN_MAX: usize = 50_000;
-
-/// What a batch leaves out.
-#[derive(Debug, Clone, Default)]
-pub struct Skip {
-    /// Resources that are put off: none of their items.
-    pub resources: HashSet<ResourceKey>,
-    /// Items that are being settled already.
-    pub places: HashSet<Place>,
-}
-
-/// Items to apply, in order.
-#[derive(Debug, Clone, Default)]
-pub struct Batch {
-    /// The items: by priority, then by age; never a later one of a resource without the earlier ones.
-    pub items: Vec<Queued>,
-    /// When the first of the items put off is due.
-    pub next_due: Option<Timestamp>,
-    /// Items passed over because their resource is put off.
-    pub put_off: usize,
-    /// Items whose checksum is wrong: to be set aside.
-    pub damaged: Vec<Place>,
-    /// Items that a newer program wrote: left where they are.
-    pub newer: usize,
-}
+use super::queue::Queued;
+use super::schema::{Counters, DeadLetter, Item, Lane, REVOCATIONS, SCHEMA_KEY, SCHEMA_VERSION, SESSIONS};
+use super::snap::Snap;
 
 /// The state of the buffer at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +125,7 @@ impl Reader {
                 let handle = file.handle();
                 let outcome = file.guard(|| {
                     let txn = handle.begin_read(file.path())?;
-                    work(&Snap { txn, generation: handle.generation, reader: self })
+                    work(&self.snap(txn, handle.generation))
                 });
                 if matches!(outcome, Err(BufferError::Io { .. })) {
                     file.reopen(&handle)?;
@@ -163,13 +134,17 @@ impl Reader {
             }
             Source::ReadOnly(_, database) => {
                 let txn = database.begin_read().map_err(|error| self.storage(error))?;
-                work(&Snap { txn, generation: 0, reader: self })
+                work(&self.snap(txn, 0))
             }
             Source::Repaired(_, database) => {
                 let txn = database.begin_read().map_err(|error| self.storage(error))?;
-                work(&Snap { txn, generation: 0, reader: self })
+                work(&self.snap(txn, 0))
             }
         }
+    }
+
+    fn snap(&self, txn: ReadTransaction, generation: u64) -> Snap<'_> {
+        Snap { txn, generation, path: self.path(), index: &self.index }
     }
 
     /// Refuses a file of a newer schema. A new file has none yet.
@@ -229,7 +204,7 @@ impl Reader {
     pub fn list_pending(&self, user: &UserId) -> Result<Vec<(ResourceKey, PendingView)>, BufferError> {
         self.read(|snap| {
             snap.catch_up()?;
-            let keys = snap.index().of_user(user);
+            let keys = snap.ask_index(|index| index.of_user(user));
             let mut views = Vec::new();
             for key in keys {
                 let view = view_of(user, snap.items_of(&key)?);
@@ -343,265 +318,4 @@ fn view_of(user: &UserId, items: Vec<Queued>) -> Option<PendingView> {
         }
     }
     Some(PendingView { state: state?, operations })
-}
-
-/// A read transaction and what it needs to be read.
-struct Snap<'r> {
-    txn: ReadTransaction,
-    generation: u64,
-    reader: &'r Reader,
-}
-
-impl Snap<'_> {
-    fn storage(&self, error: impl Into<redb::Error>) -> BufferError {
-        self.reader.storage(error)
-    }
-
-    fn index(&self) -> MutexGuard<'_, PendingIndex> {
-        let mut index = self.reader.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index.for_generation(self.generation);
-        index
-    }
-
-    /// A table; `None` where nothing has made it yet.
-    fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
-        &self,
-        definition: TableDefinition<'_, K, V>,
-    ) -> Result<Option<redb::ReadOnlyTable<K, V>>, BufferError> {
-        match self.txn.open_table(definition) {
-            Ok(table) => Ok(Some(table)),
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(self.storage(error)),
-        }
-    }
-
-    fn length<K: redb::Key + 'static, V: redb::Value + 'static>(
-        &self,
-        definition: TableDefinition<'_, K, V>,
-    ) -> Result<u64, BufferError> {
-        let Some(table) = self.table(definition)? else { return Ok(0) };
-        table.len().map_err(|error| self.storage(error))
-    }
-
-    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, BufferError> {
-        let Some(meta) = self.table(META)? else { return Ok(None) };
-        let value = meta.get(key).map_err(|error| self.storage(error))?;
-        Ok(value.map(|value| value.value().to_vec()))
-    }
-
-    fn counters(&self) -> Result<Counters, BufferError> {
-        match self.meta(COUNTERS_KEY)?.as_deref().map(decode) {
-            None => Ok(Counters::default()),
-            Some(Decoded::Whole(counters)) => Ok(counters),
-            Some(_) => Err(BufferError::Damaged {
-                path: self.reader.path().to_owned(),
-                detail: "its counters can't be read".to_owned(),
-            }),
-        }
-    }
-
-    fn snapshot(&self) -> Result<Snapshot, BufferError> {
-        let mut waiting = [[0; 5]; 2];
-        let mut oldest: Option<Timestamp> = None;
-        for (lane, priority, definition) in queues() {
-            let Some(table) = self.table(definition)? else { continue };
-            waiting[lane as usize][usize::from(priority.number()) - 1] = table.len().map_err(|error| self.storage(error))?;
-            let first = table.first().map_err(|error| self.storage(error))?;
-            let accepted = first.and_then(|(seq, bytes)| {
-                whole(Place::new(lane, priority, seq.value()), bytes.value())
-                    .map(|queued| queued.item.operation.accepted_at)
-            });
-            oldest = oldest.into_iter().chain(accepted).min();
-        }
-        let database = self.meta(DATABASE_KEY)?;
-        Ok(Snapshot {
-            waiting,
-            oldest_accepted_at: oldest,
-            finished: self.length(FINISHED)?,
-            set_aside: self.length(SET_ASIDE)?,
-            size_bytes: 0,
-            counters: self.counters()?,
-            database: database.and_then(|bytes| Uuid::from_slice(&bytes).ok()),
-        })
-    }
-
-    fn next_batch(&self, lane: Lane, limit: usize, skip: &Skip, now: Timestamp) -> Result<Batch, BufferError> {
-        let mut gathered = Gathering { batch: Batch::default(), held: HashSet::new(), scanned: 0, limit, skip, now };
-        for priority in Priority::ALL {
-            let Some(table) = self.table(queue(lane, priority))? else { continue };
-            for entry in table.iter().map_err(|error| self.storage(error))? {
-                let (seq, bytes) = entry.map_err(|error| self.storage(error))?;
-                if !gathered.wants_more() {
-                    return Ok(gathered.batch);
-                }
-                gathered.consider(Place::new(lane, priority, seq.value()), bytes.value());
-            }
-        }
-        Ok(gathered.batch)
-    }
-
-    /// Brings the index up to this snapshot, and sweeps it when much of it is out of date.
-    fn catch_up(&self) -> Result<(), BufferError> {
-        let counters = self.counters()?;
-        let mut index = self.index();
-        if let Some(unseen) = index.unseen(counters.next_seq) {
-            for (lane, priority, definition) in queues() {
-                let Some(table) = self.table(definition)? else { continue };
-                index
-                    .absorb((lane, priority), &table, unseen.clone())
-                    .map_err(|error| self.storage(error))?;
-            }
-            index.caught_up(counters.next_seq);
-        }
-        if index.wants_sweep(counters.pending) {
-            self.sweep(&mut index, counters.next_seq)?;
-        }
-        Ok(())
-    }
-
-    /// Drops from the index what lies before the first item of its queue: queues are drained from the front.
-    fn sweep(&self, index: &mut PendingIndex, next_seq: u64) -> Result<(), BufferError> {
-        let mut fronts = std::collections::HashMap::new();
-        for (lane, priority, definition) in queues() {
-            let Some(table) = self.table(definition)? else { continue };
-            let first = table.first().map_err(|error| self.storage(error))?;
-            fronts.insert((lane, priority), first.map_or(next_seq, |(seq, _)| seq.value()));
-        }
-        index.sweep(|place| {
-            fronts.get(&(place.lane(), place.priority())).is_some_and(|front| place.seq() >= *front)
-        });
-        Ok(())
-    }
-
-    fn at(&self, place: Place) -> Result<Option<Queued>, BufferError> {
-        let Some(table) = self.table(place.table())? else { return Ok(None) };
-        let bytes = table.get(place.seq()).map_err(|error| self.storage(error))?;
-        Ok(bytes.and_then(|bytes| whole(place, bytes.value())))
-    }
-
-    fn items_of(&self, key: &ResourceKey) -> Result<Vec<Queued>, BufferError> {
-        let places = self.index().of_resource(key);
-        let mut items = Vec::with_capacity(places.len());
-        for place in places {
-            let queued = self.at(place)?;
-            items.extend(queued.filter(|queued| queued.item.operation.resource() == *key));
-        }
-        items.sort_by_key(|queued| queued.place.seq());
-        Ok(items)
-    }
-
-    fn find_item(&self, id: OperationId) -> Result<Option<Item>, BufferError> {
-        let Some(place) = self.index().of_operation(id) else { return Ok(None) };
-        let queued = self.at(place)?;
-        Ok(queued.map(|queued| queued.item).filter(|item| item.operation.id == id))
-    }
-
-    fn find_dead(&self, id: OperationId) -> Result<Option<DeadLetter>, BufferError> {
-        self.value(DEAD, operation_key(id))
-    }
-
-    fn find_operation(&self, id: OperationId) -> Result<Option<OperationRecord>, BufferError> {
-        if let Some(item) = self.find_item(id)? {
-            return Ok(Some(item.record()));
-        }
-        if let Some(letter) = self.find_dead(id)? {
-            return Ok(Some(letter.record()));
-        }
-        self.value(FINISHED, operation_key(id))
-    }
-
-    fn list_dead(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<DeadLetter>, BufferError> {
-        let Some(table) = self.table(DEAD)? else { return Ok(Vec::new()) };
-        let from = after.map_or(0, |id| operation_key(id).saturating_add(1));
-        let mut letters = Vec::new();
-        for entry in table.range(from..).map_err(|error| self.storage(error))?.take(limit) {
-            let (_, bytes) = entry.map_err(|error| self.storage(error))?;
-            letters.extend(whole_value(bytes.value()));
-        }
-        Ok(letters)
-    }
-
-    fn list_operations(&self, user: &UserId) -> Result<Vec<OperationRecord>, BufferError> {
-        let mut records = Vec::new();
-        for key in self.index().of_user(user) {
-            let items = self.items_of(&key)?;
-            records.extend(items.iter().map(|queued| queued.item.record()));
-        }
-        records.extend(self.values::<u128, DeadLetter>(DEAD)?.iter().map(DeadLetter::record));
-        records.extend(self.values::<u128, OperationRecord>(FINISHED)?);
-        records.retain(|record| record.user_id == *user);
-        Ok(records)
-    }
-
-    fn value<T: serde::de::DeserializeOwned>(
-        &self,
-        definition: TableDefinition<'static, u128, &'static [u8]>,
-        key: u128,
-    ) -> Result<Option<T>, BufferError> {
-        let Some(table) = self.table(definition)? else { return Ok(None) };
-        let bytes = table.get(key).map_err(|error| self.storage(error))?;
-        Ok(bytes.and_then(|bytes| whole_value(bytes.value())))
-    }
-
-    fn values<K: redb::Key + 'static, T: serde::de::DeserializeOwned>(
-        &self,
-        definition: TableDefinition<'static, K, &'static [u8]>,
-    ) -> Result<Vec<T>, BufferError> {
-        let Some(table) = self.table(definition)? else { return Ok(Vec::new()) };
-        let mut values = Vec::new();
-        for entry in table.iter().map_err(|error| self.storage(error))? {
-            let (_, bytes) = entry.map_err(|error| self.storage(error))?;
-            values.extend(whole_value(bytes.value()));
-        }
-        Ok(values)
-    }
-}
-
-/// A value, unless it is damaged or of a newer version.
-pub(super) fn whole_value<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    match decode::<T>(bytes) {
-        Decoded::Whole(value) => Some(value),
-        Decoded::Damaged | Decoded::Newer => None,
-    }
-}
-
-/// A batch in the making.
-struct Gathering<'g> {
-    batch: Batch,
-    held: HashSet<ResourceKey>,
-    scanned: usize,
-    limit: usize,
-    skip: &'g Skip,
-    now: Timestamp,
-}
-
-impl Gathering<'_> {
-    fn wants_more(&self) -> bool {
-        self.batch.items.len() < self.limit && self.scanned < SCAN_MAX
-    }
-
-    fn consider(&mut self, place: Place, bytes: &[u8]) {
-        self.scanned += 1;
-        if self.skip.places.contains(&place) {
-            return;
-        }
-        let item: Item = match decode(bytes) {
-            Decoded::Whole(item) => item,
-            Decoded::Damaged => return self.batch.damaged.push(place),
-            Decoded::Newer => {
-                self.batch.newer += 1;
-                return;
-            }
-        };
-        let key = item.operation.resource();
-        if self.skip.resources.contains(&key) || self.held.contains(&key) {
-            self.batch.put_off += 1;
-        } else if let Some(due) = item.not_before.filter(|due| *due > self.now) {
-            self.batch.put_off += 1;
-            self.batch.next_due = self.batch.next_due.into_iter().chain([due]).min();
-            self.held.insert(key);
-        } else {
-            self.batch.items.push(Queued { place, checksum: checksum(bytes), item });
-        }
-    }
 }

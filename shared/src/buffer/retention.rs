@@ -14,7 +14,7 @@ use crate::domain::{OperationId, OperationRecord, Timestamp};
 use super::error::BufferError;
 use super::lock::beside;
 use super::queue::remove_finished_before;
-use super::reader::whole_value;
+use super::snap::whole_value;
 use super::schema::{DEAD, DeadLetter, FINISHED, FINISHED_ORDER, REVOCATIONS, SESSIONS, encode, operation_key};
 use super::writer::Transaction;
 

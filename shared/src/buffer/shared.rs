@@ -21,9 +21,9 @@ use super::retention::{self, RetentionReport};
 use super::schema::{DATABASE_KEY, DeadLetter, Item, META, Place, REVOCATIONS, SESSIONS, encode};
 use super::writer::{Transaction, Writer};
 
-/// How long a request waits for the writer before it is refused: with the store's own deadline before it, well under
-/// what clients wait. Only a process stopped inside a transaction, or a disk that hangs, makes it wait so long.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// How long a request waits for the writer before it is refused. Only a process stopped inside a transaction, or a disk
+/// that hangs, makes it wait so long; a disk that others keep busy has been seen to take 2 s for a sync.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Which database the file belongs to, after a store has said which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -210,6 +210,10 @@ async fn each_verdict_is_carried_out_once_and_counted() -> Outcome {
         let record = buffer.read(move |reader| reader.find_operation(id)).await?.ok_or("unknown")?;
         assert_eq!(record.state, state);
     }
+    let mut listed = buffer.read(|reader| reader.list_operations(&user("ann"))).await?;
+    listed.sort_by_key(|record| record.id);
+    assert_eq!(listed.iter().map(|record| (record.id, record.state)).collect::<Vec<_>>(), ids.iter().copied().zip(expected).collect::<Vec<_>>());
+    assert!(buffer.read(|reader| reader.list_operations(&user("bob"))).await?.is_empty());
     let early = batch(&buffer, 10, Skip::default(), Timestamp::from_micros(4_999_999)).await?;
     assert_eq!((early.items.len(), early.put_off, early.next_due), (0, 1, Some(due)));
     let late = batch(&buffer, 10, Skip::default(), due).await?;

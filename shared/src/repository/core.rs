@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::buffer::{Binding, Buffer, BufferError, Reader};
 use crate::config::{Config, SessionPolicy};
-use crate::domain::{IdempotencyKey, SessionId, Timestamp, UserId};
+use crate::domain::{IdempotencyKey, Session, SessionId, Timestamp, UserId};
 use crate::health::{Probed, StoreHealth, monitor};
 use crate::store::StoreError;
 use crate::store::postgres::{Postgres, Timeouts};
@@ -19,8 +19,8 @@ use crate::store::redis::Redis;
 use super::cache::StateCache;
 use super::sessions::Revocations;
 
-/// Sessions noted in a store not long ago, which need not be noted again: at most this many.
-const NOTED_SESSIONS_MAX: u64 = 50_000;
+/// Most sessions remembered in memory.
+const SESSIONS_MAX: u64 = 50_000;
 
 /// How long a noted session isn't noted again: the precision of `last_seen_at`.
 const NOTED_FOR: std::time::Duration = std::time::Duration::from_secs(60);
@@ -69,6 +69,8 @@ pub(super) struct Inner {
     pub(super) keys_in_use: Mutex<HashSet<(UserId, IdempotencyKey)>>,
     pub(super) revocations: Revocations,
     pub(super) noted_sessions: Cache<SessionId, ()>,
+    /// Sessions this process has let in, so that they can be revoked while Redis is away.
+    pub(super) seen_sessions: Cache<SessionId, Session>,
     pub(super) session_policy: SessionPolicy,
     /// Changes whenever the follower has seen an operation end.
     pub(super) ended: watch::Sender<u64>,
@@ -111,7 +113,8 @@ impl Repository {
             redis,
             cache: StateCache::new(),
             keys_in_use: Mutex::default(),
-            noted_sessions: Cache::builder().max_capacity(NOTED_SESSIONS_MAX).time_to_live(NOTED_FOR).build(),
+            noted_sessions: Cache::builder().max_capacity(SESSIONS_MAX).time_to_live(NOTED_FOR).build(),
+            seen_sessions: Cache::new(SESSIONS_MAX),
             session_policy: config.session_policy,
             ended: watch::channel(0).0,
             foreign,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use crate::buffer::BufferError;
 use crate::domain::{OperationId, OperationRecord, OperationState, UserId};
 
 use super::answer::ReadError;
@@ -20,13 +21,14 @@ impl Repository {
         user: &UserId,
         id: OperationId,
     ) -> Result<Option<OperationRecord>, ReadError> {
+        if self.is_embedded() {
+            let all = self.embedded_operations(user).await?;
+            return Ok(all.into_iter().find(|record| record.id == id));
+        }
         let here = self.0.read(move |reader| reader.find_operation(id)).await;
         let here = here.map_err(|error| tracing::warn!(%error, "can't read the buffer")).ok().flatten();
         if let Some(record) = here {
             return Ok(Some(record).filter(|record| record.user_id == *user));
-        }
-        if self.is_embedded() {
-            return Ok(None);
         }
         let lane = self.0.postgres_up().ok_or(ReadError::Unavailable)?;
         lane.store.find_operation(user, id).await.map_err(|error| {
@@ -68,11 +70,12 @@ impl Repository {
         before: Option<OperationId>,
         limit: usize,
     ) -> Result<Vec<OperationRecord>, ReadError> {
-        let owner = user.clone();
-        let here = self.0.read(move |reader| reader.list_operations(&owner)).await.map_err(|error| {
-            tracing::warn!(%error, "can't read the buffer");
-            ReadError::Unavailable
-        })?;
+        let here = if self.is_embedded() {
+            self.embedded_operations(user).await?
+        } else {
+            let owner = user.clone();
+            self.0.read(move |reader| reader.list_operations(&owner)).await.map_err(unreadable)?
+        };
         let mut records: BTreeMap<OperationId, OperationRecord> = BTreeMap::new();
         if let Some(lane) = self.0.postgres_up().filter(|_| state != Some(OperationState::Pending)) {
             match lane.store.list_operations(user, state, before, limit).await {
@@ -86,4 +89,23 @@ impl Repository {
         });
         Ok(wanted.take(limit).collect())
     }
+
+    /// In embedded mode every write has taken effect when it is answered, and only those with an idempotency key are
+    /// told of: of each resource the last one.
+    async fn embedded_operations(&self, user: &UserId) -> Result<Vec<OperationRecord>, ReadError> {
+        let owner = user.clone();
+        let views = self.0.read(move |reader| reader.list_pending(&owner)).await.map_err(unreadable)?;
+        let items = views.into_iter().flat_map(|(_, view)| view.operations);
+        let keyed = items.filter(|item| item.operation.idempotency.is_some()).map(|item| OperationRecord {
+            state: OperationState::Applied,
+            finished_at: Some(item.operation.accepted_at),
+            ..item.record()
+        });
+        Ok(keyed.collect())
+    }
+}
+
+fn unreadable(error: BufferError) -> ReadError {
+    tracing::warn!(%error, "can't read the buffer");
+    ReadError::Unavailable
 }

@@ -51,6 +51,7 @@ impl Repository {
         }
         if !self.0.noted_sessions.contains_key(&session.id) {
             self.0.noted_sessions.insert(session.id.clone(), ());
+            self.0.seen_sessions.insert(session.id.clone(), session.clone());
             tokio::spawn(self.clone().note_session(session.clone()));
         }
         Admission::Admitted
@@ -133,13 +134,18 @@ impl Repository {
         Ok(sessions)
     }
 
-    /// A session of this user's.
+    /// A session of this user's that is in force; also, while the store is away, one this process has let in.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] when the store that has them is away.
+    /// [`ReadError::Unavailable`] when the store that has them is away and this process hasn't seen the session.
     pub async fn find_session(&self, user: &UserId, id: &SessionId) -> Result<Option<Session>, ReadError> {
-        let sessions = self.list_sessions(user).await?;
-        Ok(sessions.into_iter().find(|session| session.id == *id))
+        match self.list_sessions(user).await {
+            Ok(sessions) => Ok(sessions.into_iter().find(|session| session.id == *id)),
+            Err(error) => {
+                let seen = self.0.seen_sessions.get(id).filter(|_| !self.0.revocations.contain(id));
+                seen.map(|session| Some(session).filter(|session| session.user_id == *user)).ok_or(error)
+            }
+        }
     }
 
     async fn stored_sessions(&self, lane: &Lane<Redis>, user: &UserId) -> Result<Vec<Session>, ReadError> {

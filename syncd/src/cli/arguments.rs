@@ -31,7 +31,9 @@ pub enum Command {
     /// It drains for as long as it runs: on each SYNC_INTERVAL_SECONDS, when a store comes up, when items come in, and
     /// on SIGUSR1. SIGHUP reads the settings again; SIGTERM and SIGINT finish the batch and leave, a second SIGINT ends
     /// it at once.
-    #[command(after_help = "Example:\n  BUFFER_PATH=/var/lib/holdfast/buffer.redb syncd run --standby")]
+    #[command(
+        after_help = "Example:\n  BUFFER_PATH=/var/lib/holdfast/buffer.redb syncd run --standby"
+    )]
     Run(RunArguments),
     /// Show the stores, the backlog, the rate and the dead letters.
     ///
@@ -58,16 +60,22 @@ pub enum Command {
     /// Drain now, with a progress bar; exit 0 when the buffer is empty, 75 when it is not.
     ///
     /// A running daemon is woken and watched; without one, this drains by itself.
-    #[command(after_help = "Example:\n  syncd drain --wait --timeout 60 && systemctl stop holdfast-syncd")]
+    #[command(
+        after_help = "Example:\n  syncd drain --wait --timeout 60 && systemctl stop holdfast-syncd"
+    )]
     Drain(DrainArguments),
     /// Bring the database's schema up to date.
-    #[command(after_help = "Example:\n  DATABASE_URL=postgres://holdfast@db/holdfast syncd migrate")]
+    #[command(
+        after_help = "Example:\n  DATABASE_URL=postgres://holdfast@db/holdfast syncd migrate"
+    )]
     Migrate,
     /// Make the buffer belong to the database that is configured now, with everything it holds.
     ///
     /// A buffer remembers its database, so that its items never go into another one by mistake. When that is meant,
     /// this says so. Stop the daemon before.
-    #[command(after_help = "Example:\n  systemctl stop holdfast-syncd && syncd adopt && systemctl start holdfast-syncd")]
+    #[command(
+        after_help = "Example:\n  systemctl stop holdfast-syncd && syncd adopt && systemctl start holdfast-syncd"
+    )]
     Adopt,
     /// Check or show the configuration.
     #[command(after_help = "Example:\n  syncd config check")]
@@ -153,7 +161,9 @@ pub enum LaneName {
 #[derive(Debug, Subcommand)]
 pub enum DeadCommand {
     /// List them, the oldest operation first.
-    #[command(after_help = "Example:\n  syncd dead list --from /var/lib/holdfast/buffer.redb.archive/2026-11.jsonl")]
+    #[command(
+        after_help = "Example:\n  syncd dead list --from /var/lib/holdfast/buffer.redb.archive/2026-11.jsonl"
+    )]
     List {
         /// At most so many.
         #[arg(long, default_value_t = 100, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
@@ -233,7 +243,8 @@ pub enum ConfigCommand {
 }
 
 fn operation_id(text: &str) -> Result<OperationId, String> {
-    OperationId::parse(text).ok_or_else(|| "is no operation's id, such as `syncd items list` shows".to_owned())
+    OperationId::parse(text)
+        .ok_or_else(|| "is no operation's id, such as `syncd items list` shows".to_owned())
 }
 
 #[cfg(test)]
@@ -247,7 +258,10 @@ mod tests {
         let command = Arguments::command();
         command.clone().debug_assert();
         for child in command.get_subcommands() {
-            let help = child.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = child
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             assert!(help.starts_with("Example:\n  "), "{}", child.get_name());
             assert!(child.get_about().is_some(), "{}", child.get_name());
         }
@@ -256,23 +270,42 @@ mod tests {
     #[test]
     fn without_a_command_the_daemon_runs() {
         let arguments = Arguments::try_parse_from(["syncd"]).expect("valid");
-        assert!(matches!(arguments.command.unwrap_or_default(), Command::Run(RunArguments { standby: false })));
+        assert!(matches!(
+            arguments.command.unwrap_or_default(),
+            Command::Run(RunArguments { standby: false })
+        ));
     }
 
     #[test]
     fn dead_letters_are_chosen_by_id_all_or_from_a_file() {
         let id = "0190a3f0-7b7e-7000-8000-000000000001";
-        let accepted: [&[&str]; 5] =
-            [&["retry", id], &["retry", "--all"], &["retry", "--from", "f"], &["retry", id, "--from", "f"], &["discard", id]];
+        let accepted: [&[&str]; 5] = [
+            &["retry", id],
+            &["retry", "--all"],
+            &["retry", "--from", "f"],
+            &["retry", id, "--from", "f"],
+            &["discard", id],
+        ];
         for words in accepted {
             let words = ["syncd", "dead"].iter().chain(words);
-            assert!(Arguments::try_parse_from(words.clone()).is_ok(), "{words:?}");
+            assert!(
+                Arguments::try_parse_from(words.clone()).is_ok(),
+                "{words:?}"
+            );
         }
-        let refused: [&[&str]; 5] =
-            [&["retry"], &["retry", "--all", id], &["discard"], &["discard", "--all", id], &["retry", "not-an-id"]];
+        let refused: [&[&str]; 5] = [
+            &["retry"],
+            &["retry", "--all", id],
+            &["discard"],
+            &["discard", "--all", id],
+            &["retry", "not-an-id"],
+        ];
         for words in refused {
             let words = ["syncd", "dead"].iter().chain(words);
-            assert!(Arguments::try_parse_from(words.clone()).is_err(), "{words:?}");
+            assert!(
+                Arguments::try_parse_from(words.clone()).is_err(),
+                "{words:?}"
+            );
         }
     }
 }

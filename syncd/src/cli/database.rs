@@ -28,7 +28,9 @@ pub async fn migrate() -> Result<u8, Failure> {
         output::print(&format!("applied {name}\n"))?;
     }
     let (applied, already) = (report.applied.len(), report.already);
-    output::print(&format!("the schema is up to date: {applied} applied now, {already} before\n"))?;
+    output::print(&format!(
+        "the schema is up to date: {applied} applied now, {already} before\n"
+    ))?;
     Ok(exit::OK)
 }
 
@@ -40,25 +42,43 @@ pub async fn adopt() -> Result<u8, Failure> {
     let config = Config::load()?;
     let lock = match lock::take(&config.buffer.path).map_err(Failure::io)? {
         Taken::Lock(lock) => lock,
-        Taken::Held { by } => return Err(Failure::try_later(format!("{}: stop it first", held(&config, by)))),
+        Taken::Held { by } => {
+            return Err(Failure::try_later(format!(
+                "{}: stop it first",
+                held(&config, by)
+            )));
+        }
     };
     let database = identify(&config).await?;
     let buffer = place::buffer(&config).await?;
     buffer.adopt(database).await?;
-    let waiting = buffer.read(Reader::snapshot).await?.waiting_in(Lane::Postgres);
+    let waiting = buffer
+        .read(Reader::snapshot)
+        .await?
+        .waiting_in(Lane::Postgres);
     daemon::close(buffer, CLOSE_DEADLINE).await;
     drop(lock);
-    let whose = if database.is_some() { "to the configured database" } else { "to no database" };
-    output::print(&format!("the buffer, with {waiting} items waiting, belongs {whose} from now on\n"))?;
+    let whose = if database.is_some() {
+        "to the configured database"
+    } else {
+        "to no database"
+    };
+    output::print(&format!(
+        "the buffer, with {waiting} items waiting, belongs {whose} from now on\n"
+    ))?;
     Ok(exit::OK)
 }
 
 async fn identify(config: &Config) -> Result<Option<Uuid>, Failure> {
-    let Some(postgres) = &config.postgres else { return Ok(None) };
+    let Some(postgres) = &config.postgres else {
+        return Ok(None);
+    };
     let probed = connect(postgres).probe().await?;
     match probed.database_id {
         Some(id) => Ok(Some(id)),
-        None => Err(Failure::config("the database doesn't say which it is: run syncd migrate")),
+        None => Err(Failure::config(
+            "the database doesn't say which it is: run syncd migrate",
+        )),
     }
 }
 

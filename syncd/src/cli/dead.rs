@@ -24,11 +24,27 @@ const STEP: usize = 500;
 pub async fn dead(command: DeadCommand) -> Result<u8, Failure> {
     let config = Config::load()?;
     match command {
-        DeadCommand::List { limit, from, json } => list(&config, limit, from.as_deref(), json.into())?,
+        DeadCommand::List { limit, from, json } => {
+            list(&config, limit, from.as_deref(), json.into())?
+        }
         DeadCommand::Show { id, json } => show(&config, id, json.into())?,
-        DeadCommand::Retry(Chosen { ids, from: Some(file), .. }) => retry_archived(&config, &file, ids).await?,
+        DeadCommand::Retry(Chosen {
+            ids,
+            from: Some(file),
+            ..
+        }) => retry_archived(&config, &file, ids).await?,
         DeadCommand::Retry(chosen) => retry(&config, &chosen).await?,
-        DeadCommand::Discard { ids, all } => discard(&config, &Chosen { ids, all, from: None }).await?,
+        DeadCommand::Discard { ids, all } => {
+            discard(
+                &config,
+                &Chosen {
+                    ids,
+                    all,
+                    from: None,
+                },
+            )
+            .await?
+        }
         DeadCommand::Export(chosen) => export(&config, &chosen)?,
     }
     Ok(exit::OK)
@@ -37,7 +53,10 @@ pub async fn dead(command: DeadCommand) -> Result<u8, Failure> {
 fn list(config: &Config, limit: usize, from: Option<&Path>, form: Form) -> Result<(), Failure> {
     let mut letters = match from {
         Some(file) => archived(file)?,
-        None => place::reader(config)?.map(|reader| first(&reader, limit)).transpose()?.unwrap_or_default(),
+        None => place::reader(config)?
+            .map(|reader| first(&reader, limit))
+            .transpose()?
+            .unwrap_or_default(),
     };
     letters.truncate(limit);
     print_list(&views(&letters), form)
@@ -45,9 +64,15 @@ fn list(config: &Config, limit: usize, from: Option<&Path>, form: Form) -> Resul
 
 fn show(config: &Config, id: OperationId, form: Form) -> Result<(), Failure> {
     let reader = place::reader(config)?;
-    let letter = reader.map(|reader| reader.find_dead(id)).transpose()?.flatten();
+    let letter = reader
+        .map(|reader| reader.find_dead(id))
+        .transpose()?
+        .flatten();
     let letter = letter.ok_or_else(|| not_dead(id))?;
-    print_one(OperationView::new(&letter.item.operation, letter.record()), form)
+    print_one(
+        OperationView::new(&letter.item.operation, letter.record()),
+        form,
+    )
 }
 
 fn export(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
@@ -65,7 +90,7 @@ async fn retry(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
     for step in ids.chunks(STEP) {
         queued += buffer.retry_dead(step.to_vec()).await?.len();
     }
-    output::print(&format!("{queued} operations queued again\n")).map(drop)
+    output::print(&format!("queued again: {queued}\n")).map(drop)
 }
 
 async fn discard(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
@@ -75,22 +100,31 @@ async fn discard(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
     for step in ids.chunks(STEP) {
         discarded += buffer.discard_dead(step.to_vec()).await?.len();
     }
-    output::print(&format!("{discarded} dead letters discarded\n")).map(drop)
+    output::print(&format!("discarded: {discarded}\n")).map(drop)
 }
 
 /// Queues letters of the archive again, but for those the buffer still knows: they have been retried already, or have
 /// not left it yet.
-async fn retry_archived(config: &Config, file: &Path, ids: Vec<OperationId>) -> Result<(), Failure> {
+async fn retry_archived(
+    config: &Config,
+    file: &Path,
+    ids: Vec<OperationId>,
+) -> Result<(), Failure> {
     let mut letters = only(archived(file)?, &ids)?;
     let reader = place::reader(config)?;
     let known = |letter: &DeadLetter| -> Result<bool, BufferError> {
-        let Some(reader) = &reader else { return Ok(false) };
+        let Some(reader) = &reader else {
+            return Ok(false);
+        };
         Ok(reader.find_operation(letter.item.operation.id)?.is_some())
     };
     let mut fresh = Vec::new();
     for letter in letters.drain(..) {
         if known(&letter)? {
-            output::complain(&format!("operation {} is in the buffer already, left out", letter.item.operation.id));
+            output::complain(&format!(
+                "operation {} is in the buffer already, left out",
+                letter.item.operation.id
+            ));
         } else {
             fresh.push(letter);
         }
@@ -101,15 +135,19 @@ async fn retry_archived(config: &Config, file: &Path, ids: Vec<OperationId>) -> 
     for step in fresh.chunks(STEP) {
         queued += buffer.retry_archived(step.to_vec()).await?;
     }
-    output::print(&format!("{queued} operations queued again\n")).map(drop)
+    output::print(&format!("queued again: {queued}\n")).map(drop)
 }
 
 /// The letters of an archive file. Lines that can't be read are told about and left where they are.
 fn archived(file: &Path) -> Result<Vec<DeadLetter>, Failure> {
-    let read = read_archive(file).map_err(|error| Failure::io(format!("can't read {}: {error}", file.display())))?;
+    let read = read_archive(file)
+        .map_err(|error| Failure::io(format!("can't read {}: {error}", file.display())))?;
     let (letters, unreadable) = read;
     for line in unreadable {
-        output::complain(&format!("{}: line {line} can't be read, left out", file.display()));
+        output::complain(&format!(
+            "{}: line {line} can't be read, left out",
+            file.display()
+        ));
     }
     Ok(letters)
 }
@@ -120,16 +158,24 @@ fn only(mut letters: Vec<DeadLetter>, ids: &[OperationId]) -> Result<Vec<DeadLet
         return Ok(letters);
     }
     letters.retain(|letter| ids.contains(&letter.item.operation.id));
-    let found: HashSet<OperationId> = letters.iter().map(|letter| letter.item.operation.id).collect();
+    let found: HashSet<OperationId> = letters
+        .iter()
+        .map(|letter| letter.item.operation.id)
+        .collect();
     match ids.iter().find(|id| !found.contains(id)) {
-        Some(missing) => Err(Failure::unavailable(format!("operation {missing} is not in that file"))),
+        Some(missing) => Err(Failure::unavailable(format!(
+            "operation {missing} is not in that file"
+        ))),
         None => Ok(letters),
     }
 }
 
 fn chosen_letters(config: &Config, chosen: &Chosen) -> Result<Vec<DeadLetter>, Failure> {
     let Some(reader) = place::reader(config)? else {
-        return chosen.ids.first().map_or_else(|| Ok(Vec::new()), |id| Err(not_dead(*id)));
+        return chosen
+            .ids
+            .first()
+            .map_or_else(|| Ok(Vec::new()), |id| Err(not_dead(*id)));
     };
     if chosen.all {
         return first(&reader, usize::MAX);
@@ -142,11 +188,20 @@ fn chosen_letters(config: &Config, chosen: &Chosen) -> Result<Vec<DeadLetter>, F
 }
 
 /// Adds the letters that died because one of these did, and those that died because of them.
-fn with_followers(config: &Config, mut letters: Vec<DeadLetter>) -> Result<Vec<DeadLetter>, Failure> {
-    let Some(reader) = place::reader(config)? else { return Ok(letters) };
-    let mut chosen: HashSet<OperationId> = letters.iter().map(|letter| letter.item.operation.id).collect();
+fn with_followers(
+    config: &Config,
+    mut letters: Vec<DeadLetter>,
+) -> Result<Vec<DeadLetter>, Failure> {
+    let Some(reader) = place::reader(config)? else {
+        return Ok(letters);
+    };
+    let mut chosen: HashSet<OperationId> = letters
+        .iter()
+        .map(|letter| letter.item.operation.id)
+        .collect();
     for letter in first(&reader, usize::MAX)? {
-        let follows = Cause::blocker(&letter.reason).is_some_and(|blocker| chosen.contains(&blocker));
+        let follows =
+            Cause::blocker(&letter.reason).is_some_and(|blocker| chosen.contains(&blocker));
         if follows && chosen.insert(letter.item.operation.id) {
             letters.push(letter);
         }
@@ -170,16 +225,24 @@ fn first(reader: &Reader, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
 
 /// Ids increase with the time their operations were made, so in their order a create comes before what depends on it.
 fn ids_in_order(letters: &[DeadLetter]) -> Vec<OperationId> {
-    let mut ids: Vec<OperationId> = letters.iter().map(|letter| letter.item.operation.id).collect();
+    let mut ids: Vec<OperationId> = letters
+        .iter()
+        .map(|letter| letter.item.operation.id)
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     ids
 }
 
 fn views(letters: &[DeadLetter]) -> Vec<OperationView> {
-    letters.iter().map(|letter| OperationView::new(&letter.item.operation, letter.record())).collect()
+    letters
+        .iter()
+        .map(|letter| OperationView::new(&letter.item.operation, letter.record()))
+        .collect()
 }
 
 fn not_dead(id: OperationId) -> Failure {
-    Failure::unavailable(format!("operation {id} is no dead letter of the buffer: see `syncd dead list`"))
+    Failure::unavailable(format!(
+        "operation {id} is no dead letter of the buffer: see `syncd dead list`"
+    ))
 }

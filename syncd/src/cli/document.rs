@@ -70,7 +70,8 @@ pub fn completions(shell: Shell) -> Result<u8, Failure> {
 /// # Errors
 /// When it can't be written.
 pub fn man() -> Result<u8, Failure> {
-    let page = manual_page().map_err(|error| Failure::internal(format!("can't make the manual page: {error}")))?;
+    let page = manual_page()
+        .map_err(|error| Failure::internal(format!("can't make the manual page: {error}")))?;
     output::print(&page)?;
     Ok(exit::OK)
 }
@@ -78,7 +79,10 @@ pub fn man() -> Result<u8, Failure> {
 fn manual_page() -> std::io::Result<String> {
     let mut command = Arguments::command();
     command.build();
-    let man = Man::new(command.clone()).title("SYNCD").section("8").manual("Holdfast");
+    let man = Man::new(command.clone())
+        .title("SYNCD")
+        .section("8")
+        .manual("Holdfast");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -86,7 +90,10 @@ fn manual_page() -> std::io::Result<String> {
     man.render_description_section(&mut page)?;
     let mut page = String::from_utf8_lossy(&page).into_owned();
     page.push_str(".SH COMMANDS\n");
-    for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+    for child in command
+        .get_subcommands()
+        .filter(|child| child.get_name() != "help")
+    {
         push_command(&mut page, "syncd", child);
     }
     page.push_str(&man_section());
@@ -97,37 +104,75 @@ fn manual_page() -> std::io::Result<String> {
 /// A command with its arguments and example, and those below it.
 fn push_command(page: &mut String, parent: &str, command: &Command) {
     let name = format!("{parent} {}", command.get_name());
-    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
-    page.push_str(&format!(".TP\n\\fB{}\\fR{}\n{}\n", roff(&name), usage(command), paragraphs(&about)));
-    for argument in command.get_arguments().filter(|argument| argument.get_id() != "help") {
-        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        page.push_str(&format!(".RS\n.TP\n{}\n{}\n.RE\n", roff(&argument.to_string()), paragraphs(&help)));
+    let about = command
+        .get_long_about()
+        .or(command.get_about())
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    page.push_str(&format!(
+        ".TP\n\\fB{}\\fR{}\n{}\n",
+        roff(&name),
+        usage(command),
+        paragraphs(&about)
+    ));
+    for argument in command
+        .get_arguments()
+        .filter(|argument| argument.get_id() != "help")
+    {
+        let help = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        page.push_str(&format!(
+            ".RS\n.TP\n{}\n{}\n.RE\n",
+            roff(&argument.to_string()),
+            paragraphs(&help)
+        ));
     }
     if let Some(example) = command.get_after_help() {
         let example = example.to_string();
         let lines = example.lines().skip(1).map(|line| roff(line.trim()) + "\n");
-        page.push_str(&format!(".RS\n.PP\nExample:\n.PP\n.nf\n{}.fi\n.RE\n", lines.collect::<String>()));
+        page.push_str(&format!(
+            ".RS\n.PP\nExample:\n.PP\n.nf\n{}.fi\n.RE\n",
+            lines.collect::<String>()
+        ));
     }
-    for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+    for child in command
+        .get_subcommands()
+        .filter(|child| child.get_name() != "help")
+    {
         push_command(page, &name, child);
     }
 }
 
 fn usage(command: &Command) -> String {
-    let positionals = command.get_positionals().map(|argument| format!(" {argument}"));
-    let options = if command.get_opts().next().is_some() { " [options]" } else { "" };
+    let positionals = command
+        .get_positionals()
+        .map(|argument| format!(" {argument}"));
+    let options = if command.get_opts().next().is_some() {
+        " [options]"
+    } else {
+        ""
+    };
     roff(&format!("{options}{}", positionals.collect::<String>()))
 }
 
 /// Running text: one paragraph after another.
 fn paragraphs(text: &str) -> String {
-    text.split("\n\n").map(|paragraph| roff(&paragraph.replace('\n', " "))).collect::<Vec<_>>().join("\n.IP\n")
+    text.split("\n\n")
+        .map(|paragraph| roff(&paragraph.replace('\n', " ")))
+        .collect::<Vec<_>>()
+        .join("\n.IP\n")
 }
 
 /// Escapes what roff would take as its own.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
-    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+    if text.starts_with(['.', '\'']) {
+        format!("\\&{text}")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +182,14 @@ mod tests {
     #[test]
     fn the_manual_page_names_every_command_and_setting() -> std::io::Result<()> {
         let page = manual_page()?;
-        for name in ["syncd run", "syncd status", "syncd items show", "syncd dead retry", "syncd drain", "syncd adopt"] {
+        for name in [
+            "syncd run",
+            "syncd status",
+            "syncd items show",
+            "syncd dead retry",
+            "syncd drain",
+            "syncd adopt",
+        ] {
             assert!(page.contains(&format!("\\fB{name}\\fR")), "{name}");
         }
         assert!(page.contains("SYNC_BATCH_MAX") && page.contains(".SH EXIT STATUS"));
@@ -146,9 +198,18 @@ mod tests {
 
     #[test]
     fn no_line_of_text_is_taken_for_a_request() -> std::io::Result<()> {
-        let known = [".TH", ".SH", ".SS", ".TP", ".RS", ".RE", ".PP", ".IP", ".nf", ".fi", ".ie", ".el", ".br"];
-        for line in manual_page()?.lines().filter(|line| line.starts_with(['.', '\''])) {
-            assert!(known.iter().any(|request| line.starts_with(request)), "{line}");
+        let known = [
+            ".TH", ".SH", ".SS", ".TP", ".RS", ".RE", ".PP", ".IP", ".nf", ".fi", ".ie", ".el",
+            ".br",
+        ];
+        for line in manual_page()?
+            .lines()
+            .filter(|line| line.starts_with(['.', '\'']))
+        {
+            assert!(
+                known.iter().any(|request| line.starts_with(request)),
+                "{line}"
+            );
         }
         Ok(())
     }

@@ -43,38 +43,54 @@ enum End {
 /// When the settings have faults, or the buffer can't be used.
 pub async fn drain(arguments: DrainArguments) -> Result<u8, Failure> {
     let config = Config::load()?;
-    let Some(reader) = place::reader(&config)? else { return report(End::Empty, None) };
+    let Some(reader) = place::reader(&config)? else {
+        return report(End::Empty, None);
+    };
     let mut progress = Progress::new(&arguments, waiting(&reader)?);
-    let taken = lock::take(&config.buffer.path).map_err(|error| {
-        let file = DaemonLock::path(&config.buffer.path);
-        Failure::io(format!("can't use the lock file {}: {error}", file.display()))
-    })?;
-    let (end, why) = match taken {
-        Taken::Held { by } => watch_daemon(&reader, by, &mut progress).await?,
-        Taken::Lock(lock) => {
-            drop(reader);
-            let ended = drain_here(&config, &mut progress).await?;
-            drop(lock);
-            ended
+    let (end, why) = loop {
+        match take_lock(&config)? {
+            Taken::Lock(lock) => {
+                let ended = drain_here(&config, &mut progress).await?;
+                drop(lock);
+                break ended;
+            }
+            Taken::Held { by } => {
+                if let Some(end) = watch_daemon(&config, &reader, by, &mut progress).await? {
+                    break (end, None);
+                }
+            }
         }
     };
     progress.bar.finish_and_clear();
     report(end, why)
 }
 
-/// Wakes the daemon and watches the backlog.
+fn take_lock(config: &Config) -> Result<Taken, Failure> {
+    lock::take(&config.buffer.path).map_err(|error| {
+        let file = DaemonLock::path(&config.buffer.path);
+        Failure::io(format!(
+            "can't use the lock file {}: {error}",
+            file.display()
+        ))
+    })
+}
+
+/// Wakes the daemon and watches the backlog; `None` when the daemon ends before that does.
 async fn watch_daemon(
+    config: &Config,
     reader: &Reader,
     daemon: Option<i32>,
     progress: &mut Progress,
-) -> Result<(End, Option<String>), Failure> {
+) -> Result<Option<End>, Failure> {
     if let Some(pid) = daemon {
         wake(pid)?;
     }
     loop {
-        let waiting = waiting(reader)?;
-        if let Some(end) = progress.see(waiting) {
-            return Ok((end, None));
+        if let Some(end) = progress.see(waiting(reader)?) {
+            return Ok(Some(end));
+        }
+        if !DaemonLock::is_held(&config.buffer.path).map_err(Failure::io)? {
+            return Ok(None);
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
@@ -89,34 +105,48 @@ fn wake(pid: i32) -> Result<(), Failure> {
             output::complain("syncd: can't wake the daemon, which is another user's; watching it");
             Ok(())
         }
-        Err(errno) => Err(Failure::internal(format!("can't wake the daemon (pid {pid}): {errno}"))),
+        Err(errno) => Err(Failure::internal(format!(
+            "can't wake the daemon (pid {pid}): {errno}"
+        ))),
     }
 }
 
 /// Drains in this process.
-async fn drain_here(config: &Config, progress: &mut Progress) -> Result<(End, Option<String>), Failure> {
+async fn drain_here(
+    config: &Config,
+    progress: &mut Progress,
+) -> Result<(End, Option<String>), Failure> {
     let buffer = daemon::open_buffer(config).await?;
     let (_stop, orders) = Orders::by_hand();
     let mut engine = Engine::start(config, &buffer, &orders.look, None)?;
     let end = watch_engine(&buffer, &mut engine, progress).await;
     let why = engine.board().report().status_line();
     let deadline = config.shutdown_timeout;
-    if tokio::time::timeout(deadline, engine.finish()).await.is_err() {
-        output::complain("syncd: the last batch was not finished in time; it will be applied again");
+    if tokio::time::timeout(deadline, engine.finish())
+        .await
+        .is_err()
+    {
+        output::complain(
+            "syncd: the last batch was not finished in time; it will be applied again",
+        );
     }
     drop(engine);
     daemon::close(buffer, CLOSE_DEADLINE).await;
     Ok((end?, Some(why)))
 }
 
-async fn watch_engine(buffer: &Buffer, engine: &mut Engine, progress: &mut Progress) -> Result<End, Failure> {
+async fn watch_engine(
+    buffer: &Buffer,
+    engine: &mut Engine,
+    progress: &mut Progress,
+) -> Result<End, Failure> {
     loop {
         let counters = buffer.read(Reader::counters).await?;
         if let Some(end) = progress.see(counters.pending) {
             return Ok(end);
         }
         tokio::select! {
-            ended = engine.watch_workers() => ended?,
+            ended = engine.watch() => ended?,
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
     }
@@ -133,8 +163,10 @@ fn report(end: End, why: Option<String>) -> Result<u8, Failure> {
             Ok(exit::OK)
         }
         End::Left(items) => {
-            let why = why.unwrap_or_else(|| "see `syncd status`".to_owned());
-            Err(Failure::try_later(format!("{items} items still wait ({why})")))
+            let why = why.unwrap_or_else(|| format!("{items} items wait; see `syncd status`"));
+            Err(Failure::try_later(format!(
+                "the buffer is not empty: {why}"
+            )))
         }
     }
 }
@@ -153,7 +185,8 @@ impl Progress {
     fn new(arguments: &DrainArguments, waiting: u64) -> Self {
         let now = Instant::now();
         let template = "{bar:40} {pos}/{len} items, {per_sec}, {eta} left";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         // On standard error, and only where that is a terminal.
         let bar = ProgressBar::new(waiting).with_style(style);
         Progress {
@@ -162,7 +195,9 @@ impl Progress {
             least: waiting,
             moved_at: now,
             gives_up_after: (!arguments.wait).then_some(PATIENCE),
-            ends_at: arguments.timeout.map(|seconds| now + Duration::from_secs(seconds.into())),
+            ends_at: arguments
+                .timeout
+                .map(|seconds| now + Duration::from_secs(seconds.into())),
         }
     }
 
@@ -179,7 +214,9 @@ impl Progress {
             self.least = waiting;
             self.moved_at = now;
         }
-        let stuck = self.gives_up_after.is_some_and(|patience| now.duration_since(self.moved_at) >= patience);
+        let stuck = self
+            .gives_up_after
+            .is_some_and(|patience| now.duration_since(self.moved_at) >= patience);
         let late = self.ends_at.is_some_and(|ends_at| now >= ends_at);
         (stuck || late).then_some(End::Left(waiting))
     }
@@ -204,7 +241,9 @@ mod tests {
     fn without_wait_it_gives_up_once_nothing_gets_through() {
         let mut impatient = progress(false, None);
         assert_eq!(impatient.see(9), None);
-        impatient.moved_at = Instant::now().checked_sub(PATIENCE).expect("the clock runs longer than that");
+        impatient.moved_at = Instant::now()
+            .checked_sub(PATIENCE)
+            .expect("the clock runs longer than that");
         assert_eq!(impatient.see(9), Some(End::Left(9)));
         assert_eq!(impatient.see(8), None, "it moved again");
     }

@@ -41,9 +41,14 @@ fn list(config: &Config, lane: Option<LaneName>, limit: usize, form: Form) -> Re
 
 fn show(config: &Config, id: OperationId, form: Form) -> Result<u8, Failure> {
     let reader = place::reader(config)?;
-    let item = reader.map(|reader| reader.find_item(id)).transpose()?.flatten();
+    let item = reader
+        .map(|reader| reader.find_item(id))
+        .transpose()?
+        .flatten();
     let Some(item) = item else {
-        return Err(Failure::unavailable(format!("operation {id} is not waiting: see `syncd dead show {id}`")));
+        return Err(Failure::unavailable(format!(
+            "operation {id} is not waiting: see `syncd dead show {id}`"
+        )));
     };
     print_one(view(&item), form)?;
     Ok(exit::OK)

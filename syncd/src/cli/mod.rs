@@ -48,7 +48,11 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
 /// Help and version are no errors; anything else is a usage error, whose code isn't clap's own.
 fn refuse(error: &clap::Error) -> u8 {
     let _nobody_listens = error.print();
-    if error.use_stderr() { exit::USAGE } else { exit::OK }
+    if error.use_stderr() {
+        exit::USAGE
+    } else {
+        exit::OK
+    }
 }
 
 fn obey(command: Command) -> Result<u8, Failure> {
@@ -67,8 +71,11 @@ fn obey(command: Command) -> Result<u8, Failure> {
 }
 
 fn block_on(work: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::internal(format!("can't start the runtime: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime =
+        runtime.map_err(|error| Failure::internal(format!("can't start the runtime: {error}")))?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(THREADS_DEADLINE);
     outcome

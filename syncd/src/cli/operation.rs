@@ -7,7 +7,7 @@ use holdfast_shared::domain::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::output::{self, Form};
+use super::output::{self, Form, printable};
 use crate::Failure;
 
 /// Longest error in a table, in characters; `show` has it whole.
@@ -53,9 +53,21 @@ impl OperationView {
     fn describe(&self) -> String {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        let own = serde_json::to_value(self).unwrap_or_default();
-        for (name, value) in own.as_object().into_iter().flatten().filter(|(name, _)| *name != "fields") {
-            table.add_row([name.clone(), shown(value)]);
+        let texts = [
+            ("id", self.id.clone()),
+            ("user_id", self.user_id.clone()),
+            ("entity", self.entity.to_owned()),
+            ("entity_id", self.entity_id.clone()),
+            ("operation", self.operation.to_owned()),
+            ("state", self.state.to_owned()),
+            ("priority", self.priority.to_string()),
+            ("retries", self.retries.to_string()),
+            ("last_error", self.last_error.clone().unwrap_or_else(none)),
+            ("accepted_at", self.accepted_at.clone()),
+            ("finished_at", self.finished_at.clone().unwrap_or_else(none)),
+        ];
+        for (name, text) in texts {
+            table.add_row([name.to_owned(), printable(&text)]);
         }
         for (name, value) in &self.fields {
             table.add_row([format!("fields.{name}"), shown(value)]);
@@ -89,7 +101,17 @@ pub fn print_one(operation: OperationView, form: Form) -> Result<(), Failure> {
 
 /// Operations for people: a line for each.
 fn tabulate(operations: &[OperationView]) -> String {
-    let headings = ["id", "user", "entity", "entity id", "operation", "priority", "retries", "accepted", "error"];
+    let headings = [
+        "id",
+        "user",
+        "entity",
+        "entity id",
+        "operation",
+        "priority",
+        "retries",
+        "accepted",
+        "error",
+    ];
     let mut table = output::table(&headings);
     for operation in operations {
         table.add_row([
@@ -101,7 +123,9 @@ fn tabulate(operations: &[OperationView]) -> String {
             output::number(operation.priority),
             output::number(operation.retries),
             Cell::new(&operation.accepted_at),
-            Cell::new(shortened(operation.last_error.as_deref().unwrap_or_default())),
+            Cell::new(shortened(
+                operation.last_error.as_deref().unwrap_or_default(),
+            )),
         ]);
     }
     output::rendered(&table)
@@ -110,15 +134,15 @@ fn tabulate(operations: &[OperationView]) -> String {
 /// A JSON value on one line, texts without quotes.
 fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "-".to_owned(),
+        Value::Null => none(),
         Value::String(text) => printable(text),
         other => printable(&other.to_string()),
     }
 }
 
-/// A text from outside, made harmless to a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+/// What stands for nothing.
+fn none() -> String {
+    "-".to_owned()
 }
 
 fn shortened(error: &str) -> String {
@@ -140,29 +164,69 @@ fn fields(body: &Body) -> Map<String, Value> {
     fields
 }
 
-fn set<T>(fields: &mut Map<String, Value>, name: &str, register: Option<&Register<T>>, value: impl Fn(&T) -> Value) {
+fn set<T>(
+    fields: &mut Map<String, Value>,
+    name: &str,
+    register: Option<&Register<T>>,
+    value: impl Fn(&T) -> Value,
+) {
     if let Some(register) = register {
         fields.insert(name.to_owned(), value(&register.value));
     }
 }
 
 fn task_fields(change: &TaskState, fields: &mut Map<String, Value>) {
-    set(fields, "title", change.title.as_ref(), |title| json!(title.as_str()));
-    set(fields, "description", change.description.as_ref(), |description| json!(description.as_str()));
-    set(fields, "status", change.status.as_ref(), |status| json!(status.as_str()));
-    set(fields, "priority", change.priority.as_ref(), |priority| json!(priority.number()));
-    set(fields, "due_at", change.due_at.as_ref(), |due_at| json!(due_at.map(time)));
-    set(fields, "tags", change.tags.as_ref(), |tags| json!(tags.as_slice()));
+    set(fields, "title", change.title.as_ref(), |title| {
+        json!(title.as_str())
+    });
+    set(
+        fields,
+        "description",
+        change.description.as_ref(),
+        |description| json!(description.as_str()),
+    );
+    set(fields, "status", change.status.as_ref(), |status| {
+        json!(status.as_str())
+    });
+    set(fields, "priority", change.priority.as_ref(), |priority| {
+        json!(priority.number())
+    });
+    set(fields, "due_at", change.due_at.as_ref(), |due_at| {
+        json!(due_at.map(time))
+    });
+    set(fields, "tags", change.tags.as_ref(), |tags| {
+        json!(tags.as_slice())
+    });
 }
 
 fn profile_fields(change: &ProfileState, fields: &mut Map<String, Value>) {
-    set(fields, "email", change.email.as_ref(), |email| json!(email.as_ref().map(|email| email.as_str())));
-    set(fields, "display_name", change.display_name.as_ref(), |name| json!(name.as_str()));
-    set(fields, "bio", change.bio.as_ref(), |bio| json!(bio.as_str()));
-    set(fields, "avatar_url", change.avatar_url.as_ref(), |url| json!(url.as_ref().map(|url| url.as_str())));
-    set(fields, "locale", change.locale.as_ref(), |locale| json!(locale.as_ref().map(|locale| locale.as_str())));
-    set(fields, "timezone", change.timezone.as_ref(), |zone| json!(zone.as_ref().map(|zone| zone.as_str())));
-    set(fields, "preferences", change.preferences.as_ref(), |preferences| json!(preferences.to_object()));
+    set(fields, "email", change.email.as_ref(), |email| {
+        json!(email.as_ref().map(|email| email.as_str()))
+    });
+    set(
+        fields,
+        "display_name",
+        change.display_name.as_ref(),
+        |name| json!(name.as_str()),
+    );
+    set(fields, "bio", change.bio.as_ref(), |bio| {
+        json!(bio.as_str())
+    });
+    set(fields, "avatar_url", change.avatar_url.as_ref(), |url| {
+        json!(url.as_ref().map(|url| url.as_str()))
+    });
+    set(fields, "locale", change.locale.as_ref(), |locale| {
+        json!(locale.as_ref().map(|locale| locale.as_str()))
+    });
+    set(fields, "timezone", change.timezone.as_ref(), |zone| {
+        json!(zone.as_ref().map(|zone| zone.as_str()))
+    });
+    set(
+        fields,
+        "preferences",
+        change.preferences.as_ref(),
+        |preferences| json!(preferences.to_object()),
+    );
 }
 
 fn session_fields(revocation: &Revocation, fields: &mut Map<String, Value>) {
@@ -185,7 +249,10 @@ mod tests {
             stamp: Stamp::ZERO,
             user_id: UserId::parse("ann").expect("valid"),
             kind: Kind::Update,
-            body: Body::Task { id: TaskId::generate(), change },
+            body: Body::Task {
+                id: TaskId::generate(),
+                change,
+            },
             precondition: None,
             idempotency: None,
             accepted_at: Timestamp::from_micros(0),
@@ -197,7 +264,8 @@ mod tests {
     }
 
     #[test]
-    fn the_json_is_the_contracts_operation_with_only_the_fields_that_are_set() -> serde_json::Result<()> {
+    fn the_json_is_the_contracts_operation_with_only_the_fields_that_are_set()
+    -> serde_json::Result<()> {
         let change = TaskState {
             status: Some(Register::new(Status::InProgress, Stamp::ZERO)),
             due_at: Some(Register::new(None, Stamp::ZERO)),
@@ -208,7 +276,10 @@ mod tests {
         assert_eq!(json["operation"], "update");
         assert_eq!(json["state"], "pending");
         assert_eq!(json["accepted_at"], "1970-01-01T00:00:00Z");
-        assert_eq!(json["fields"], json!({"status": "in_progress", "due_at": null}));
+        assert_eq!(
+            json["fields"],
+            json!({"status": "in_progress", "due_at": null})
+        );
         Ok(())
     }
 

@@ -41,7 +41,9 @@ pub fn print(text: &str) -> Result<Reader, Failure> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(Reader::Listening),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
-        Err(error) => Err(Failure::io(format!("can't write to standard output: {error}"))),
+        Err(error) => Err(Failure::io(format!(
+            "can't write to standard output: {error}"
+        ))),
     }
 }
 
@@ -74,13 +76,33 @@ pub fn number(value: impl ToString) -> Cell {
 
 /// A table as text, without the spaces that fill its lines up.
 pub fn rendered(table: &Table) -> String {
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect();
     lines.concat()
+}
+
+/// A text from outside, made harmless to a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|character| {
+            if character.is_control() {
+                '\u{fffd}'
+            } else {
+                character
+            }
+        })
+        .collect()
 }
 
 /// A duration for people: its two largest units.
 pub fn duration(seconds: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, and negative ones are none")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounded, and negative ones are none"
+    )]
     let whole = seconds.round().max(0.0) as u64;
     match whole {
         0..60 => format!("{whole} s"),
@@ -108,13 +130,19 @@ mod tests {
 
     #[test]
     fn durations_have_two_units() {
-        let shown: Vec<String> = [0.4, 59.0, 61.0, 3_661.0, 90_000.0].into_iter().map(duration).collect();
+        let shown: Vec<String> = [0.4, 59.0, 61.0, 3_661.0, 90_000.0]
+            .into_iter()
+            .map(duration)
+            .collect();
         assert_eq!(shown, ["0 s", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
     }
 
     #[test]
     fn sizes_have_one_digit_after_the_point() {
-        assert_eq!([bytes(1_023), bytes(1_536), bytes(5 * 1_048_576)], ["1023 B", "1.5 KiB", "5.0 MiB"]);
+        assert_eq!(
+            [bytes(1_023), bytes(1_536), bytes(5 * 1_048_576)],
+            ["1023 B", "1.5 KiB", "5.0 MiB"]
+        );
     }
 
     #[test]
@@ -122,6 +150,9 @@ mod tests {
         let mut table = table(&["name", "size"]);
         table.add_row([Cell::new("a"), number(5)]);
         let text = rendered(&table);
-        assert!(text.contains("NAME") && text.lines().all(|line| line == line.trim_end()), "{text}");
+        assert!(
+            text.contains("NAME") && text.lines().all(|line| line == line.trim_end()),
+            "{text}"
+        );
     }
 }

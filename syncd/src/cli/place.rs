@@ -21,9 +21,13 @@ pub fn reader(config: &Config) -> Result<Option<Reader>, Failure> {
 pub async fn buffer(config: &Config) -> Result<Buffer, Failure> {
     let settings = config.buffer.clone();
     if !settings.path.exists() {
-        return Err(Failure::io(format!("there is no buffer file {}", settings.path.display())));
+        return Err(Failure::io(format!(
+            "there is no buffer file {}",
+            settings.path.display()
+        )));
     }
     let opened = spawn_blocking(move || Buffer::open(&settings)).await;
-    let opened = opened.map_err(|panic| Failure::internal(format!("opening the buffer panicked: {panic}")))?;
+    let opened = opened
+        .map_err(|panic| Failure::internal(format!("opening the buffer panicked: {panic}")))?;
     Ok(opened?)
 }

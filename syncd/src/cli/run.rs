@@ -14,28 +14,44 @@ use crate::systemd;
 /// Runs the daemon to its end.
 ///
 /// # Errors
-/// See [`daemon::run`]; also when the settings have faults or another syncd drains this buffer.
+/// When the settings have faults or another syncd drains this buffer. How the daemon itself ends is in the log and in
+/// the exit code.
 pub async fn run(arguments: RunArguments) -> Result<u8, Failure> {
     let config = Config::load()?;
-    let telemetry = telemetry::init("syncd", &config.log).map_err(|error| Failure::config(with_source(&error)))?;
+    let telemetry = telemetry::init("syncd", &config.log)
+        .map_err(|error| Failure::config(with_source(&error)))?;
     let upkeep = telemetry.spawn_upkeep();
-    let orders = Orders::by_signals().map_err(|error| Failure::internal(format!("can't handle signals: {error}")))?;
-    let Some(lock) = take_lock(&config, arguments, &orders).await? else { return Ok(exit::OK) };
+    let orders = Orders::by_signals()
+        .map_err(|error| Failure::internal(format!("can't handle signals: {error}")))?;
+    let Some(lock) = take_lock(&config, arguments, &orders).await? else {
+        return Ok(exit::OK);
+    };
     let metrics = telemetry.metrics();
     let outcome = daemon::run(config, lock, orders, Box::new(move || metrics.render())).await;
     upkeep.abort();
-    if let Err(failure) = &outcome {
-        tracing::error!(error = %failure, exit_code = failure.code, "syncd ends");
-    }
-    outcome.map(|()| exit::OK)
+    Ok(outcome.map_or_else(|failure| log_end(&failure), |()| exit::OK))
+}
+
+/// From here on the log is where people look, not standard error.
+fn log_end(failure: &Failure) -> u8 {
+    tracing::error!(error = %failure, exit_code = failure.code, "syncd ends");
+    systemd::notify_stopping(&failure.to_string());
+    failure.code
 }
 
 /// Takes the lock; `None` when a standby was told to leave.
-async fn take_lock(config: &Config, arguments: RunArguments, orders: &Orders) -> Result<Option<DaemonLock>, Failure> {
+async fn take_lock(
+    config: &Config,
+    arguments: RunArguments,
+    orders: &Orders,
+) -> Result<Option<DaemonLock>, Failure> {
     let path = &config.buffer.path;
     let failed = |error: std::io::Error| {
         let file = DaemonLock::path(path);
-        Failure::io(format!("can't use the lock file {}: {error}", file.display()))
+        Failure::io(format!(
+            "can't use the lock file {}: {error}",
+            file.display()
+        ))
     };
     match lock::take(path).map_err(failed)? {
         Taken::Lock(lock) => Ok(Some(lock)),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use comfy_table::Cell;
@@ -12,10 +13,12 @@ use holdfast_shared::health::{Probe, Probed};
 use holdfast_shared::store::StoreError;
 use holdfast_shared::store::postgres::{Postgres, Timeouts};
 use holdfast_shared::store::redis::Redis;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::arguments::StatusArguments;
-use super::output::{self, Form};
+use super::output::{self, Form, printable};
 use super::place;
 use crate::Failure;
 use crate::drain::eta;
@@ -33,6 +36,12 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Up to so many waiting items are told apart by entity; of more, tasks and profiles are one figure.
 const MOST_TOLD_APART: usize = 20_000;
 
+/// How long the daemon is given to say how it is.
+const DAEMON_DEADLINE: Duration = Duration::from_millis(500);
+
+/// More than any status line takes.
+const MOST_ANSWER_BYTES: u64 = 16 * 1024;
+
 /// Puts the cursor home and clears the terminal (ECMA-48).
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
@@ -49,9 +58,13 @@ pub async fn status(arguments: StatusArguments) -> Result<u8, Failure> {
         let look = looker.look().await;
         let text = match (form, arguments.watch) {
             (Form::Json, false) => output::json(&look.status)?,
-            (Form::Json, true) => serde_json::to_string(&look.status).map_err(Failure::internal)? + "\n",
+            (Form::Json, true) => {
+                serde_json::to_string(&look.status).map_err(Failure::internal)? + "\n"
+            }
             (Form::Text, false) => describe(&look),
-            (Form::Text, true) if std::io::stdout().is_terminal() => format!("{CLEAR}{}", describe(&look)),
+            (Form::Text, true) if std::io::stdout().is_terminal() => {
+                format!("{CLEAR}{}", describe(&look))
+            }
             (Form::Text, true) => describe(&look) + "\n",
         };
         if output::print(&text)? == output::Reader::Gone || !arguments.watch {
@@ -70,6 +83,8 @@ struct Look {
     /// `None` when too many wait to be told apart.
     by_entity: Option<ByEntity>,
     buffer_error: Option<String>,
+    /// What the daemon says of itself.
+    daemon: Option<String>,
 }
 
 /// Looks at everything, again and again over the same connections.
@@ -86,13 +101,18 @@ impl<'c> Looker<'c> {
         Ok(Looker {
             config,
             postgres: config.postgres.as_ref().map(connect),
-            redis: config.redis.as_ref().map(|redis| Redis::new(redis, PROBE_DEADLINE)).transpose()?,
+            redis: config
+                .redis
+                .as_ref()
+                .map(|redis| Redis::new(redis, PROBE_DEADLINE))
+                .transpose()?,
             last: None,
         })
     }
 
     async fn look(&mut self) -> Look {
-        let (postgres, redis) = tokio::join!(probe(self.postgres.as_ref()), probe(self.redis.as_ref()));
+        let (postgres, redis) =
+            tokio::join!(probe(self.postgres.as_ref()), probe(self.redis.as_ref()));
         let seen = self.look_at_buffer().await;
         let snapshot = seen.as_ref().map(|(snapshot, _)| snapshot);
         let per_second = self.measure(snapshot.ok());
@@ -107,16 +127,33 @@ impl<'c> Looker<'c> {
             eta: Lane::ALL.map(|lane| eta(waiting(lane), per_second[lane as usize])),
             now: now(),
         });
+        let daemon = if status.syncd.running {
+            ask_daemon(self.config).await
+        } else {
+            None
+        };
         match seen {
-            Ok((_, by_entity)) => Look { status, by_entity, buffer_error: None },
-            Err(error) => Look { status, by_entity: None, buffer_error: Some(error) },
+            Ok((_, by_entity)) => Look {
+                status,
+                by_entity,
+                buffer_error: None,
+                daemon,
+            },
+            Err(error) => Look {
+                status,
+                by_entity: None,
+                buffer_error: Some(error),
+                daemon,
+            },
         }
     }
 
     /// Looks at the buffer; at first twice when something waits, to see how fast it gets less.
     async fn look_at_buffer(&mut self) -> Result<(Snapshot, Option<ByEntity>), String> {
         let reader = place::reader(self.config).map_err(|failure| failure.to_string())?;
-        let Some(reader) = reader else { return Ok((nothing(), Some(ByEntity::new()))) };
+        let Some(reader) = reader else {
+            return Ok((nothing(), Some(ByEntity::new())));
+        };
         if self.last.is_none() {
             let snapshot = reader.snapshot().map_err(|error| error.to_string())?;
             if snapshot.counters.pending > 0 {
@@ -130,8 +167,13 @@ impl<'c> Looker<'c> {
     /// How fast each lane got less since the last look.
     fn measure(&mut self, snapshot: Option<&Snapshot>) -> [f64; 2] {
         let now = Instant::now();
-        let before = std::mem::replace(&mut self.last, snapshot.map(|snapshot| (now, snapshot.clone())));
-        let (Some((at, before)), Some(snapshot)) = (before, snapshot) else { return [0.0; 2] };
+        let before = std::mem::replace(
+            &mut self.last,
+            snapshot.map(|snapshot| (now, snapshot.clone())),
+        );
+        let (Some((at, before)), Some(snapshot)) = (before, snapshot) else {
+            return [0.0; 2];
+        };
         let seconds = now.duration_since(at).as_secs_f64().max(0.001);
         Lane::ALL.map(|lane| decline(&before, snapshot, lane) / seconds)
     }
@@ -142,9 +184,41 @@ fn decline(before: &Snapshot, now: &Snapshot, lane: Lane) -> f64 {
     before.waiting_in(lane).saturating_sub(now.waiting_in(lane)) as f64
 }
 
+/// What the running daemon says of itself on `SYNCD_ADDR`; `None` when it doesn't answer there, or has no address.
+async fn ask_daemon(config: &Config) -> Option<String> {
+    let mut address = config.syncd_addr?;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    timeout(DAEMON_DEADLINE, ask(address)).await.ok()?.ok()
+}
+
+async fn ask(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream
+        .write_all(format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())
+        .await?;
+    let mut answer = String::new();
+    stream
+        .take(MOST_ANSWER_BYTES)
+        .read_to_string(&mut answer)
+        .await?;
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.trim().to_owned());
+    body.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
 async fn probe<P: Probe>(store: Option<&P>) -> StoreState {
-    let Some(store) = store else { return StoreState::disabled() };
-    let answer: Result<Result<Probed, StoreError>, _> = timeout(PROBE_DEADLINE, store.probe()).await;
+    let Some(store) = store else {
+        return StoreState::disabled();
+    };
+    let answer: Result<Result<Probed, StoreError>, _> =
+        timeout(PROBE_DEADLINE, store.probe()).await;
     match answer {
         Ok(Ok(probed)) => StoreState::up(probed.latency, now()),
         Ok(Err(error)) => StoreState::down(error.to_string(), now()),
@@ -160,7 +234,9 @@ fn read(reader: &Reader) -> Result<(Snapshot, Option<ByEntity>), BufferError> {
     let mut by_entity = ByEntity::new();
     for lane in Lane::ALL {
         for queued in reader.list_items(lane, MOST_TOLD_APART)? {
-            let counts = by_entity.entry(queued.item.operation.entity().as_str()).or_default();
+            let counts = by_entity
+                .entry(queued.item.operation.entity().as_str())
+                .or_default();
             counts[usize::from(queued.place.priority().number()) - 1] += 1;
         }
     }
@@ -189,10 +265,21 @@ fn describe(look: &Look) -> String {
     let status = &look.status;
     let mut text = format!("{}\n\n", status.status.replace('_', " "));
     let mut stores = output::table(&["store", "state", "latency", "error"]);
-    for (name, store) in [("postgres", &status.stores.postgres), ("redis", &status.stores.redis)] {
-        let latency = store.latency_ms.map(|latency| format!("{latency:.1} ms")).unwrap_or_default();
+    for (name, store) in [
+        ("postgres", &status.stores.postgres),
+        ("redis", &status.stores.redis),
+    ] {
+        let latency = store
+            .latency_ms
+            .map(|latency| format!("{latency:.1} ms"))
+            .unwrap_or_default();
         let error = store.error.clone().unwrap_or_default();
-        stores.add_row([Cell::new(name), Cell::new(store.state), output::number(latency), Cell::new(error)]);
+        stores.add_row([
+            Cell::new(name),
+            Cell::new(store.state),
+            output::number(latency),
+            Cell::new(error),
+        ]);
     }
     text += &output::rendered(&stores);
     text += "\n";
@@ -203,19 +290,36 @@ fn describe(look: &Look) -> String {
 }
 
 fn backlog(look: &Look) -> String {
-    let mut table = output::table(&["waiting", "1", "2", "3", "4", "5", "all", "per second", "time left"]);
+    let mut table = output::table(&[
+        "waiting",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "all",
+        "per second",
+        "time left",
+    ]);
     let lanes = &look.status.lanes;
     match &look.by_entity {
         Some(by_entity) => {
             for (entity, counts) in by_entity {
-                let numbers = counts.iter().copied().chain([counts.iter().sum()]).map(output::number);
+                let numbers = counts
+                    .iter()
+                    .copied()
+                    .chain([counts.iter().sum()])
+                    .map(output::number);
                 table.add_row(std::iter::once(Cell::new(entity)).chain(numbers));
             }
             table.add_row(lane_row("postgres lane", &lanes.postgres));
             table.add_row(lane_row("redis lane", &lanes.redis));
         }
         None => {
-            table.add_row(lane_row("tasks and profiles (postgres lane)", &lanes.postgres));
+            table.add_row(lane_row(
+                "tasks and profiles (postgres lane)",
+                &lanes.postgres,
+            ));
             table.add_row(lane_row("sessions (redis lane)", &lanes.redis));
         }
     }
@@ -224,10 +328,15 @@ fn backlog(look: &Look) -> String {
 
 fn lane_row(name: &str, lane: &LaneState) -> Vec<Cell> {
     let by = lane.by_priority;
-    let left = lane.eta_seconds.map_or_else(|| "unknown".to_owned(), output::duration);
+    let left = lane
+        .eta_seconds
+        .map_or_else(|| "unknown".to_owned(), output::duration);
     let mut row = vec![Cell::new(name)];
     row.extend([by.one, by.two, by.three, by.four, by.five, lane.pending].map(output::number));
-    row.extend([output::number(format!("{:.0}", lane.items_per_second)), output::number(left)]);
+    row.extend([
+        output::number(format!("{:.0}", lane.items_per_second)),
+        output::number(left),
+    ]);
     row
 }
 
@@ -239,9 +348,30 @@ fn facts(look: &Look) -> String {
     };
     #[expect(clippy::cast_precision_loss, reason = "an age for people")]
     let oldest = output::duration(buffer.oldest_age_seconds as f64);
-    let mut text = format!("buffer        {state}, {} of at most {} items", buffer.pending, buffer.max_items);
+    let mut text = format!(
+        "buffer        {state}, {} of at most {} items",
+        buffer.pending, buffer.max_items
+    );
     text += &format!(", oldest {oldest}, {}\n", output::bytes(buffer.bytes));
-    text += &format!("dead letters  {}{}\n", buffer.dead, if buffer.dead > 0 { " (syncd dead list)" } else { "" });
-    text += &format!("syncd         {}\n", if syncd.running { "running" } else { "not running" });
+    text += &format!(
+        "dead letters  {}{}\n",
+        buffer.dead,
+        if buffer.dead > 0 {
+            " (syncd dead list)"
+        } else {
+            ""
+        }
+    );
+    let running = if syncd.running {
+        "running"
+    } else {
+        "not running"
+    };
+    let says = look
+        .daemon
+        .as_ref()
+        .map(|says| format!(", {}", printable(says)))
+        .unwrap_or_default();
+    text += &format!("syncd         {running}{says}\n");
     text
 }

@@ -21,7 +21,11 @@ impl BatchSize {
     /// Begins at `first`, which is at least 1 and at most `max`.
     pub fn new(first: usize, max: usize) -> Self {
         let first = first.max(1);
-        BatchSize { first, max: max.max(first), current: first }
+        BatchSize {
+            first,
+            max: max.max(first),
+            current: first,
+        }
     }
 
     /// Most items of the next batch.
@@ -56,7 +60,10 @@ impl BatchSize {
     /// Takes over other bounds, keeping as much of the current size as they allow.
     pub fn set_bounds(&mut self, first: usize, max: usize) {
         let bounds = BatchSize::new(first, max);
-        *self = BatchSize { current: self.current.clamp(bounds.first, bounds.max), ..bounds };
+        *self = BatchSize {
+            current: self.current.clamp(bounds.first, bounds.max),
+            ..bounds
+        };
     }
 }
 

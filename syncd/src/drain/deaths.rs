@@ -30,7 +30,9 @@ impl Cause {
             Rejection::KeyReused,
             Rejection::TooOld,
         ];
-        let rejection = rejections.into_iter().find(|rejection| rejection.as_str() == reason);
+        let rejection = rejections
+            .into_iter()
+            .find(|rejection| rejection.as_str() == reason);
         match rejection {
             Some(rejection) => Cause::Rejected(rejection),
             None if reason.starts_with(BLOCKED_BY) => Cause::Blocked,
@@ -74,7 +76,11 @@ fn log_death(lane: Lane, queued: &Queued, reason: &str) {
     let (lane, cause) = (lane.as_str(), Cause::of(reason));
     metrics::count_death(cause);
     let operation = &queued.item.operation;
-    let (id, entity, kind) = (operation.id, operation.entity().as_str(), operation.kind.as_str());
+    let (id, entity, kind) = (
+        operation.id,
+        operation.entity().as_str(),
+        operation.kind.as_str(),
+    );
     if matches!(cause, Cause::Rejected(_)) {
         tracing::info!(lane, operation = %id, entity, kind, reason, "operation was refused and is dead");
     } else {
@@ -83,7 +89,11 @@ fn log_death(lane: Lane, queued: &Queued, reason: &str) {
 }
 
 fn log_failure(lane: Lane, queued: &Queued, error: &str) {
-    let (lane, id, retries) = (lane.as_str(), queued.item.operation.id, queued.item.retries + 1);
+    let (lane, id, retries) = (
+        lane.as_str(),
+        queued.item.operation.id,
+        queued.item.retries + 1,
+    );
     tracing::debug!(lane, operation = %id, retries, error, "operation failed, to be tried again");
 }
 
@@ -94,7 +104,10 @@ mod tests {
     #[test]
     fn a_reason_tells_its_cause() {
         assert_eq!(Cause::of("not_found"), Cause::Rejected(Rejection::NotFound));
-        assert_eq!(Cause::of("precondition_failed").label(), "precondition_failed");
+        assert_eq!(
+            Cause::of("precondition_failed").label(),
+            "precondition_failed"
+        );
         assert_eq!(Cause::of("value too long (22001)"), Cause::Failed);
     }
 

@@ -50,17 +50,22 @@ pub struct Trouble {
 
 impl From<&StoreError> for Trouble {
     fn from(error: &StoreError) -> Self {
-        Trouble { summary: error.to_string(), detail: with_causes(error) }
+        Trouble {
+            summary: error.to_string(),
+            detail: with_causes(error),
+        }
     }
 }
 
-/// An error and all that caused it, in one line.
+/// An error and all that caused it, in one line; causes that an error has said itself are not repeated.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
         cause = error.source();
     }
     text

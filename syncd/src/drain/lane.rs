@@ -127,10 +127,16 @@ impl<S: Sink> Drain<S> {
     pub async fn recall_orphans(&mut self) -> Result<(), BufferError> {
         let mut last: Option<OperationId> = None;
         for _ in 0..MOST_RECALLED / PAGE {
-            let letters = self.buffer.read(move |reader| reader.list_dead(last, PAGE)).await?;
+            let letters = self
+                .buffer
+                .read(move |reader| reader.list_dead(last, PAGE))
+                .await?;
             let Some(letter) = letters.last() else { break };
             last = Some(letter.item.operation.id);
-            for letter in letters.iter().filter(|letter| Cause::of(&letter.reason) == Cause::Failed) {
+            for letter in letters
+                .iter()
+                .filter(|letter| Cause::of(&letter.reason) == Cause::Failed)
+            {
                 self.orphans.recall(letter);
             }
         }
@@ -169,7 +175,9 @@ impl<S: Sink> Drain<S> {
     /// # Errors
     /// When the buffer refused; the items stay queued and are applied again, which changes nothing.
     pub async fn finish_settling(&mut self) -> Result<(), BufferError> {
-        let Some(settling) = self.settling.take() else { return Ok(()) };
+        let Some(settling) = self.settling.take() else {
+            return Ok(());
+        };
         let report = settling.task.await.unwrap_or(Err(BufferError::Closed))?;
         metrics::count_settled(&report);
         deaths::log_ends(self.lane, &settling.notable);
@@ -183,15 +191,30 @@ impl<S: Sink> Drain<S> {
     }
 
     async fn next_batch(&mut self) -> Result<Batch, BufferError> {
-        let limit = if self.suspicion.wants_second_opinion() { self.size.first() } else { self.size.get() };
-        let mut skip = self.settling.as_ref().map(|settling| settling.skip.clone()).unwrap_or_default();
+        let limit = if self.suspicion.wants_second_opinion() {
+            self.size.first()
+        } else {
+            self.size.get()
+        };
+        let mut skip = self
+            .settling
+            .as_ref()
+            .map(|settling| settling.skip.clone())
+            .unwrap_or_default();
         let (parked, parked_until) = self.parking.waiting(Instant::now());
         skip.resources.extend(parked);
         skip.resources.extend(self.suspicion.skipped().cloned());
         let (lane, now) = (self.lane, self.buffer.clock().now());
-        let mut batch = self.buffer.read(move |reader| reader.next_batch(lane, limit, &skip, now)).await?;
-        batch.next_due = earliest(batch.next_due, parked_until.map(|until| timestamp_of(until, now)));
-        self.set_damaged_aside(std::mem::take(&mut batch.damaged)).await?;
+        let mut batch = self
+            .buffer
+            .read(move |reader| reader.next_batch(lane, limit, &skip, now))
+            .await?;
+        batch.next_due = earliest(
+            batch.next_due,
+            parked_until.map(|until| timestamp_of(until, now)),
+        );
+        self.set_damaged_aside(std::mem::take(&mut batch.damaged))
+            .await?;
         self.note_newer(batch.newer);
         Ok(batch)
     }
@@ -202,7 +225,11 @@ impl<S: Sink> Drain<S> {
         }
         let count = self.buffer.set_aside(places).await?;
         metrics::count_damaged(count);
-        tracing::error!(lane = self.lane.as_str(), items = count, "damaged items set aside: keep the buffer file");
+        tracing::error!(
+            lane = self.lane.as_str(),
+            items = count,
+            "damaged items set aside: keep the buffer file"
+        );
         Ok(())
     }
 
@@ -210,7 +237,10 @@ impl<S: Sink> Drain<S> {
     fn note_newer(&mut self, items: usize) {
         if items > 0 && !std::mem::replace(&mut self.newer_noted, true) {
             let lane = self.lane.as_str();
-            tracing::error!(lane, "items of a newer version are left queued: upgrade syncd");
+            tracing::error!(
+                lane,
+                "items of a newer version are left queued: upgrade syncd"
+            );
         }
     }
 
@@ -225,7 +255,10 @@ impl<S: Sink> Drain<S> {
             Conclusion::Systemic(last) => Ok(Step::Systemic(all_failed(last))),
             Conclusion::Guilty(guilty) if guilty.is_empty() => Ok(self.rest(batch)),
             Conclusion::Guilty(guilty) => {
-                let settlements = guilty.into_iter().map(|refused| self.count_failure(refused)).collect();
+                let settlements = guilty
+                    .into_iter()
+                    .map(|refused| self.count_failure(refused))
+                    .collect();
                 self.begin_settling(settlements).await?;
                 Ok(Step::Advanced)
             }
@@ -247,7 +280,10 @@ impl<S: Sink> Drain<S> {
             match self.orphans.blocked_by(&queued.item.operation) {
                 Some(create) => {
                     let reason = Cause::blocked_by(create);
-                    orphans.push(Settlement { queued, verdict: Verdict::Dead { reason } });
+                    orphans.push(Settlement {
+                        queued,
+                        verdict: Verdict::Dead { reason },
+                    });
                 }
                 None => others.push(queued),
             }
@@ -265,16 +301,26 @@ impl<S: Sink> Drain<S> {
 
     fn park(&mut self, contended: &[ResourceKey]) {
         for key in contended {
-            let wait = self.parking.park(key.clone(), Instant::now(), rand::random_range(0.0..1.0));
+            let wait = self
+                .parking
+                .park(key.clone(), Instant::now(), rand::random_range(0.0..1.0));
             tracing::debug!(lane = self.lane.as_str(), resource = %key, ?wait, "resource is locked by others, put off");
         }
     }
 
     /// Adds the verdicts on what was decided to `settlements`. Gives a ruling when nothing but failures was seen.
-    fn weigh(&mut self, judgement: Judgement, settlements: &mut Vec<Settlement>) -> Option<Ruling<Refused>> {
-        let (succeeded, failed) = (!judgement.answered.is_empty(), !judgement.refused.is_empty());
+    fn weigh(
+        &mut self,
+        judgement: Judgement,
+        settlements: &mut Vec<Settlement>,
+    ) -> Option<Ruling<Refused>> {
+        let (succeeded, failed) = (
+            !judgement.answered.is_empty(),
+            !judgement.refused.is_empty(),
+        );
         for (queued, error) in judgement.refused {
-            self.suspicion.suspect(resource(&queued), Refused { queued, error });
+            self.suspicion
+                .suspect(resource(&queued), Refused { queued, error });
         }
         for (queued, outcome) in judgement.answered {
             self.parking.release(&resource(&queued));
@@ -284,7 +330,11 @@ impl<S: Sink> Drain<S> {
             self.suspicion.convict();
         }
         let guilty = self.suspicion.take_convicted();
-        settlements.extend(guilty.into_iter().map(|refused| self.count_failure(refused)));
+        settlements.extend(
+            guilty
+                .into_iter()
+                .map(|refused| self.count_failure(refused)),
+        );
         (failed && !succeeded).then(|| self.suspicion.after_failed_batch())
     }
 
@@ -297,7 +347,9 @@ impl<S: Sink> Drain<S> {
         match (obstacle, ruling) {
             (Some(Obstacle::Away), _) => self.stop(Step::Away).await,
             (Some(Obstacle::Systemic(error)), _) => self.stop(Step::Systemic(error)).await,
-            (None, Some(Ruling::Systemic(last))) => self.stop(Step::Systemic(all_failed(last))).await,
+            (None, Some(Ruling::Systemic(last))) => {
+                self.stop(Step::Systemic(all_failed(last))).await
+            }
             (None, _) if self.parking.is_overrun(Instant::now()) => self.stop(Step::Overrun).await,
             (None, _) => Ok(Step::Advanced),
         }
@@ -316,8 +368,12 @@ impl<S: Sink> Drain<S> {
             Outcome::Applied => Verdict::Applied,
             Outcome::Superseded => Verdict::Superseded,
             // Its create may still be on its way from another node.
-            Outcome::Rejected(Rejection::NotFound) => self.try_again(&queued, Rejection::NotFound.as_str()),
-            Outcome::Rejected(rejection) => Verdict::Dead { reason: rejection.as_str().to_owned() },
+            Outcome::Rejected(Rejection::NotFound) => {
+                self.try_again(&queued, Rejection::NotFound.as_str())
+            }
+            Outcome::Rejected(rejection) => Verdict::Dead {
+                reason: rejection.as_str().to_owned(),
+            },
         };
         Settlement { queued, verdict }
     }
@@ -327,18 +383,27 @@ impl<S: Sink> Drain<S> {
         let Refused { queued, error } = refused;
         let verdict = self.try_again(&queued, &error);
         if matches!(verdict, Verdict::Dead { .. }) {
-            self.orphans.bereave(&queued.item.operation, self.buffer.clock().now());
+            self.orphans
+                .bereave(&queued.item.operation, self.buffer.clock().now());
         }
         Settlement { queued, verdict }
     }
 
     fn try_again(&self, queued: &Queued, error: &str) -> Verdict {
-        match self.schedule.after_failure(queued.item.retries, rand::random_range(0.0..1.0)) {
+        match self
+            .schedule
+            .after_failure(queued.item.retries, rand::random_range(0.0..1.0))
+        {
             NextTry::After(wait) => {
                 let not_before = after(self.buffer.clock().now(), wait);
-                Verdict::Retry { error: error.to_owned(), not_before }
+                Verdict::Retry {
+                    error: error.to_owned(),
+                    not_before,
+                }
             }
-            NextTry::Never => Verdict::Dead { reason: error.to_owned() },
+            NextTry::Never => Verdict::Dead {
+                reason: error.to_owned(),
+            },
         }
     }
 
@@ -349,13 +414,20 @@ impl<S: Sink> Drain<S> {
             return Ok(());
         }
         let notable = |settlement: &&Settlement| {
-            matches!(settlement.verdict, Verdict::Dead { .. } | Verdict::Retry { .. })
+            matches!(
+                settlement.verdict,
+                Verdict::Dead { .. } | Verdict::Retry { .. }
+            )
         };
         let notable = settlements.iter().filter(notable).cloned().collect();
         let skip = left_out(&settlements);
         let buffer = self.buffer.clone();
         let task = tokio::spawn(async move { buffer.settle(settlements).await });
-        self.settling = Some(Settling { skip, notable, task });
+        self.settling = Some(Settling {
+            skip,
+            notable,
+            task,
+        });
         Ok(())
     }
 }
@@ -365,15 +437,25 @@ impl<S: Sink> Drain<S> {
 fn left_out(settlements: &[Settlement]) -> Skip {
     let stays = |settlement: &&Settlement| matches!(settlement.verdict, Verdict::Retry { .. });
     Skip {
-        places: settlements.iter().map(|settlement| settlement.queued.place).collect(),
-        resources: settlements.iter().filter(stays).map(|settlement| resource(&settlement.queued)).collect(),
+        places: settlements
+            .iter()
+            .map(|settlement| settlement.queued.place)
+            .collect(),
+        resources: settlements
+            .iter()
+            .filter(stays)
+            .map(|settlement| resource(&settlement.queued))
+            .collect(),
     }
 }
 
 fn all_failed(last: Option<Refused>) -> Trouble {
     let error = last.map_or_else(|| "unknown".to_owned(), |refused| refused.error);
     let summary = format!("everything it is given fails, the last item with: {error}");
-    Trouble { detail: summary.clone(), summary }
+    Trouble {
+        detail: summary.clone(),
+        summary,
+    }
 }
 
 fn sum(one: SettleReport, other: SettleReport) -> SettleReport {

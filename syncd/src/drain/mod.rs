@@ -29,6 +29,8 @@ mod suspicion;
 pub mod time;
 
 #[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
 mod tests;
 
 pub use deaths::Cause;

@@ -22,7 +22,13 @@ impl Orphans {
     /// Notes that an operation has died of its own failure. Anything but a create has no one depending on it.
     pub fn bereave(&mut self, operation: &Operation, died_at: Timestamp) {
         if operation.kind == Kind::Create {
-            self.creates.insert(operation.resource(), DeadCreate { id: operation.id, died_at });
+            self.creates.insert(
+                operation.resource(),
+                DeadCreate {
+                    id: operation.id,
+                    died_at,
+                },
+            );
         }
     }
 
@@ -64,7 +70,10 @@ mod tests {
             stamp: Stamp::ZERO,
             user_id: UserId::parse("ann").expect("valid"),
             kind,
-            body: Body::Task { id, change: TaskState::default() },
+            body: Body::Task {
+                id,
+                change: TaskState::default(),
+            },
             precondition: None,
             idempotency: None,
             accepted_at: Timestamp::from_micros(accepted_us),
@@ -78,14 +87,23 @@ mod tests {
         let (mut orphans, task) = (Orphans::default(), TaskId::generate());
         let create = operation(task, Kind::Create, 1);
         orphans.bereave(&create, Timestamp::from_micros(10));
-        assert_eq!(orphans.blocked_by(&operation(task, Kind::Update, 10)), Some(create.id));
-        assert_eq!(orphans.blocked_by(&operation(TaskId::generate(), Kind::Update, 10)), None);
+        assert_eq!(
+            orphans.blocked_by(&operation(task, Kind::Update, 10)),
+            Some(create.id)
+        );
+        assert_eq!(
+            orphans.blocked_by(&operation(TaskId::generate(), Kind::Update, 10)),
+            None
+        );
     }
 
     #[test]
     fn what_was_accepted_later_is_judged_by_itself_and_so_is_all_after_it() {
         let (mut orphans, task) = (Orphans::default(), TaskId::generate());
-        orphans.bereave(&operation(task, Kind::Create, 1), Timestamp::from_micros(10));
+        orphans.bereave(
+            &operation(task, Kind::Create, 1),
+            Timestamp::from_micros(10),
+        );
         assert_eq!(orphans.blocked_by(&operation(task, Kind::Update, 11)), None);
         assert_eq!(orphans.blocked_by(&operation(task, Kind::Update, 5)), None);
     }
@@ -93,7 +111,10 @@ mod tests {
     #[test]
     fn another_create_frees_the_resource() {
         let (mut orphans, task) = (Orphans::default(), TaskId::generate());
-        orphans.bereave(&operation(task, Kind::Create, 1), Timestamp::from_micros(10));
+        orphans.bereave(
+            &operation(task, Kind::Create, 1),
+            Timestamp::from_micros(10),
+        );
         assert_eq!(orphans.blocked_by(&operation(task, Kind::Create, 2)), None);
         assert_eq!(orphans.blocked_by(&operation(task, Kind::Update, 3)), None);
     }
@@ -101,7 +122,10 @@ mod tests {
     #[test]
     fn a_dead_update_blocks_nothing() {
         let (mut orphans, task) = (Orphans::default(), TaskId::generate());
-        orphans.bereave(&operation(task, Kind::Update, 1), Timestamp::from_micros(10));
+        orphans.bereave(
+            &operation(task, Kind::Update, 1),
+            Timestamp::from_micros(10),
+        );
         assert_eq!(orphans.blocked_by(&operation(task, Kind::Update, 2)), None);
     }
 }

@@ -38,9 +38,15 @@ impl Parking {
     /// Parks a resource that was contended just now; says for how long. `chance` is a random number from 0 to 1.
     pub fn park(&mut self, resource: ResourceKey, now: Instant, chance: f64) -> Duration {
         let times = self.parked.get(&resource).map_or(0, |parked| parked.times);
-        let wait = FIRST_WAIT.saturating_mul(1 << times.min(16)).min(LONGEST_WAIT);
+        let wait = FIRST_WAIT
+            .saturating_mul(1 << times.min(16))
+            .min(LONGEST_WAIT);
         let wait = wait.mul_f64(1.0 - JITTER * chance.clamp(0.0, 1.0));
-        let parked = Parked { until: now + wait, contended_at: now, times: times + 1 };
+        let parked = Parked {
+            until: now + wait,
+            contended_at: now,
+            times: times + 1,
+        };
         self.parked.insert(resource, parked);
         wait
     }
@@ -60,7 +66,8 @@ impl Parking {
     /// The resources that have to wait, and when the first of them may be tried again. Forgets those whose waits have
     /// long been over: nothing of them is queued any more.
     pub fn waiting(&mut self, now: Instant) -> (HashSet<ResourceKey>, Option<Instant>) {
-        self.parked.retain(|_, parked| parked.until + LONGEST_WAIT > now);
+        self.parked
+            .retain(|_, parked| parked.until + LONGEST_WAIT > now);
         let waiting = || self.parked.iter().filter(|(_, parked)| parked.until > now);
         let resources = waiting().map(|(resource, _)| resource.clone()).collect();
         (resources, waiting().map(|(_, parked)| parked.until).min())
@@ -68,7 +75,10 @@ impl Parking {
 
     /// Whether so many different resources were contended of late that the store must be taken as unusable.
     pub fn is_overrun(&self, now: Instant) -> bool {
-        let recent = self.parked.values().filter(|parked| now.duration_since(parked.contended_at) < WINDOW);
+        let recent = self
+            .parked
+            .values()
+            .filter(|parked| now.duration_since(parked.contended_at) < WINDOW);
         recent.count() >= MOST_CONTENDED
     }
 }
@@ -86,7 +96,9 @@ mod tests {
     #[test]
     fn waits_double_up_to_half_a_minute() {
         let (mut parking, start, task) = (Parking::default(), Instant::now(), resource());
-        let waits: Vec<Duration> = (0..9).map(|_| parking.park(task.clone(), start, 0.0)).collect();
+        let waits: Vec<Duration> = (0..9)
+            .map(|_| parking.park(task.clone(), start, 0.0))
+            .collect();
         assert_eq!(waits[..3], [FIRST_WAIT, FIRST_WAIT * 2, FIRST_WAIT * 4]);
         assert_eq!(waits[8], LONGEST_WAIT);
     }
@@ -94,14 +106,20 @@ mod tests {
     #[test]
     fn jitter_shortens_a_wait_by_half_at_most() {
         let mut parking = Parking::default();
-        assert_eq!(parking.park(resource(), Instant::now(), 1.0), FIRST_WAIT / 2);
+        assert_eq!(
+            parking.park(resource(), Instant::now(), 1.0),
+            FIRST_WAIT / 2
+        );
     }
 
     #[test]
     fn a_resource_waits_until_its_time_and_then_no_more() {
         let (mut parking, start, task) = (Parking::default(), Instant::now(), resource());
         let wait = parking.park(task.clone(), start, 0.0);
-        assert_eq!(parking.waiting(start), (HashSet::from([task]), Some(start + wait)));
+        assert_eq!(
+            parking.waiting(start),
+            (HashSet::from([task]), Some(start + wait))
+        );
         assert_eq!(parking.waiting(start + wait), (HashSet::new(), None));
     }
 

@@ -37,7 +37,11 @@ impl RateMeter {
             Some((at, counted)) if now.duration_since(*at) < WINDOW / 100 => *counted += items,
             _ => self.batches.push_back((now, items)),
         }
-        while self.batches.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW) {
+        while self
+            .batches
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) > WINDOW)
+        {
             self.batches.pop_front();
         }
     }
@@ -45,10 +49,16 @@ impl RateMeter {
     /// Items per second, over the last ten seconds or since draining began.
     pub fn per_second(&self, now: Instant) -> f64 {
         let Some(began) = self.began else { return 0.0 };
-        let recent = self.batches.iter().filter(|(at, _)| now.duration_since(*at) <= WINDOW);
+        let recent = self
+            .batches
+            .iter()
+            .filter(|(at, _)| now.duration_since(*at) <= WINDOW);
         let items: u64 = recent.map(|(_, items)| items).sum();
         let seconds = now.duration_since(began).clamp(LEAST, WINDOW).as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rate needs no more than 52 bits"
+        )]
         let items = items as f64;
         items / seconds
     }
@@ -59,9 +69,13 @@ pub fn eta(pending: u64, per_second: f64) -> Option<Duration> {
     if pending == 0 {
         return Some(Duration::ZERO);
     }
-    #[expect(clippy::cast_precision_loss, reason = "an estimate needs no more than 52 bits")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an estimate needs no more than 52 bits"
+    )]
     let seconds = pending as f64 / per_second;
-    (per_second > 0.0 && seconds < LONGEST_ETA.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
+    (per_second > 0.0 && seconds < LONGEST_ETA.as_secs_f64())
+        .then(|| Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]

@@ -31,7 +31,9 @@ pub struct RetrySchedule {
 impl RetrySchedule {
     /// A schedule of this many tries, at least one.
     pub fn new(tries: u32) -> Self {
-        RetrySchedule { tries: tries.max(1) }
+        RetrySchedule {
+            tries: tries.max(1),
+        }
     }
 
     /// What follows when the try after `failed_before` failed ones has failed too. `chance` is a random number from
@@ -70,17 +72,30 @@ mod tests {
 
     #[test]
     fn three_tries_take_half_a_minute() {
-        assert_eq!(waits(3, 0.0), [Duration::from_secs(10), Duration::from_secs(20)]);
-        assert_eq!(waits(3, 1.0), [Duration::from_secs(12), Duration::from_secs(24)]);
+        assert_eq!(
+            waits(3, 0.0),
+            [Duration::from_secs(10), Duration::from_secs(20)]
+        );
+        assert_eq!(
+            waits(3, 1.0),
+            [Duration::from_secs(12), Duration::from_secs(24)]
+        );
     }
 
     #[test]
     fn any_number_of_tries_is_spread_far_enough_and_stays_bounded() {
         for tries in 2..=100 {
             let waits = waits(tries, 0.0);
-            assert_eq!(waits.len(), usize::try_from(tries - 1).expect("small"), "{tries}");
+            assert_eq!(
+                waits.len(),
+                usize::try_from(tries - 1).expect("small"),
+                "{tries}"
+            );
             let total: Duration = waits.iter().sum();
-            assert!(total >= LEAST_SPREAD - Duration::from_millis(1), "{tries}: {total:?}");
+            assert!(
+                total >= LEAST_SPREAD - Duration::from_millis(1),
+                "{tries}: {total:?}"
+            );
             assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT), "{tries}");
         }
     }

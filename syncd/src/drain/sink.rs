@@ -14,7 +14,10 @@ use super::judgement::Trouble;
 pub trait Sink: Send + Sync + 'static {
     /// Applies operations, all or none; gives one outcome each, in their order. That the store has gone away
     /// has been reported to whoever watches it.
-    fn apply(&self, operations: &[Operation]) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
+    fn apply(
+        &self,
+        operations: &[Operation],
+    ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
 
     /// What is thought of the store now.
     fn standing(&self) -> Standing;
@@ -42,8 +45,13 @@ impl Standing {
         let status = health.status();
         match status.class {
             Some(FailureClass::Systemic) => {
-                let summary = status.error.unwrap_or_else(|| "it refuses everything".to_owned());
-                Standing::Unsound(Trouble { detail: summary.clone(), summary })
+                let summary = status
+                    .error
+                    .unwrap_or_else(|| "it refuses everything".to_owned());
+                Standing::Unsound(Trouble {
+                    detail: summary.clone(),
+                    summary,
+                })
             }
             _ => Standing::Away,
         }
@@ -66,10 +74,11 @@ impl PostgresSink {
 
 impl Sink for PostgresSink {
     async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        match self.store.apply(operations).await {
-            Ok(applied) => answers(applied.into_iter().map(|applied| applied.outcome).collect(), operations.len()),
-            Err(error) => Err(reported(&self.health, error)),
-        }
+        let applied = while_up(&self.health, self.store.apply(operations)).await?;
+        answers(
+            applied.into_iter().map(|applied| applied.outcome).collect(),
+            operations.len(),
+        )
     }
 
     fn standing(&self) -> Standing {
@@ -81,13 +90,31 @@ impl Sink for PostgresSink {
     }
 }
 
-/// Tells the watch of a store that it has gone away. Not of one that refuses everything: its probes may well succeed,
+/// Does some work, but not beyond the moment when the store is seen to be down: a call that a network has swallowed
+/// would take its whole deadline, long after the store is back. Whatever became of the work, its replay changes nothing.
+///
+/// Tells the watch when the work finds the store gone. Not when it refuses everything: then probes may well succeed,
 /// and the lane stops by itself.
-fn reported(health: &StoreHealth, error: StoreError) -> StoreError {
-    if error.class() == FailureClass::Unavailable {
-        health.report_failure(&error);
+async fn while_up<T>(
+    health: &StoreHealth,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let cut_off = || {
+        StoreError::new(
+            FailureClass::Unavailable,
+            "the store went away while it was given a batch",
+        )
+    };
+    let done = tokio::select! {
+        done = work => done,
+        () = health.went_down() => return Err(cut_off()),
+    };
+    if let Err(error) = &done
+        && error.class() == FailureClass::Unavailable
+    {
+        health.report_failure(error);
     }
-    error
+    done
 }
 
 /// An answer missing would leave an item to be applied for ever, and shift the others' answers: stop instead.
@@ -115,11 +142,10 @@ impl RedisSink {
 
 impl Sink for RedisSink {
     async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let revocations: Vec<(UserId, Revocation)> = operations.iter().filter_map(revocation).collect();
-        match self.store.revoke(&revocations).await {
-            Ok(()) => Ok(vec![Outcome::Applied; operations.len()]),
-            Err(error) => Err(reported(&self.health, error)),
-        }
+        let revocations: Vec<(UserId, Revocation)> =
+            operations.iter().filter_map(revocation).collect();
+        while_up(&self.health, self.store.revoke(&revocations)).await?;
+        Ok(vec![Outcome::Applied; operations.len()])
     }
 
     fn standing(&self) -> Standing {

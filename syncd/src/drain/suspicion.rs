@@ -81,7 +81,8 @@ impl<T> Suspicion<T> {
     pub fn convict(&mut self) {
         self.second_opinion = false;
         self.accused.extend(self.doubted.drain());
-        self.convicted.extend(self.suspects.drain(..).map(|(_, failure)| failure));
+        self.convicted
+            .extend(self.suspects.drain(..).map(|(_, failure)| failure));
     }
 
     /// The guilty since this was last asked.
@@ -101,7 +102,8 @@ impl<T> Suspicion<T> {
         if self.doubted.len() + self.suspects.len() > MOST_DOUBTED {
             self.doubted.clear();
         }
-        self.doubted.extend(self.suspects.iter().map(|(resource, _)| resource.clone()));
+        self.doubted
+            .extend(self.suspects.iter().map(|(resource, _)| resource.clone()));
         Ruling::Systemic(self.acquit())
     }
 
@@ -125,12 +127,18 @@ impl<T> Suspicion<T> {
     pub fn acquit(&mut self) -> Option<T> {
         self.second_opinion = false;
         self.accused.clear();
-        self.suspects.drain(..).next_back().map(|(_, failure)| failure)
+        self.suspects
+            .drain(..)
+            .next_back()
+            .map(|(_, failure)| failure)
     }
 
     /// Resources to leave out of the next batch.
     pub fn skipped(&self) -> impl Iterator<Item = &ResourceKey> {
-        self.suspects.iter().map(|(resource, _)| resource).chain(&self.doubted)
+        self.suspects
+            .iter()
+            .map(|(resource, _)| resource)
+            .chain(&self.doubted)
     }
 }
 
@@ -151,7 +159,10 @@ mod tests {
         let mut suspicion = Suspicion::default();
         accuse(&mut suspicion, MOST_SUSPECTS - 1);
         assert_eq!(suspicion.after_failed_batch(), Ruling::Undecided);
-        assert_eq!(suspicion.conclude(), Conclusion::Guilty((0..MOST_SUSPECTS - 1).collect()));
+        assert_eq!(
+            suspicion.conclude(),
+            Conclusion::Guilty((0..MOST_SUSPECTS - 1).collect())
+        );
         assert_eq!(suspicion.skipped().count(), 0);
     }
 
@@ -160,7 +171,10 @@ mod tests {
         let mut suspicion = Suspicion::default();
         accuse(&mut suspicion, MOST_SUSPECTS);
         assert_eq!(suspicion.after_failed_batch(), Ruling::SecondOpinion);
-        assert_eq!(suspicion.conclude(), Conclusion::Systemic(Some(MOST_SUSPECTS - 1)));
+        assert_eq!(
+            suspicion.conclude(),
+            Conclusion::Systemic(Some(MOST_SUSPECTS - 1))
+        );
         assert_eq!(suspicion.skipped().count(), 0);
     }
 
@@ -186,15 +200,24 @@ mod tests {
 
         accuse(&mut suspicion, 1);
         suspicion.convict();
-        assert_eq!(suspicion.take_convicted().len(), 1, "only this cycle's suspects are counted");
-        assert_eq!(suspicion.skipped().count(), 0, "and the doubted ones are tried again");
+        assert_eq!(
+            suspicion.take_convicted().len(),
+            1,
+            "only this cycle's suspects are counted"
+        );
+        assert_eq!(
+            suspicion.skipped().count(),
+            0,
+            "and the doubted ones are tried again"
+        );
     }
 
     #[test]
     fn a_doubted_resource_that_fails_after_a_success_is_guilty_at_once() {
         let mut suspicion = Suspicion::default();
-        let doubted: Vec<ResourceKey> =
-            (0..MOST_SUSPECTS).map(|_| ResourceKey::Task(TaskId::generate())).collect();
+        let doubted: Vec<ResourceKey> = (0..MOST_SUSPECTS)
+            .map(|_| ResourceKey::Task(TaskId::generate()))
+            .collect();
         for resource in &doubted {
             suspicion.suspect(resource.clone(), 0);
         }

@@ -1,68 +1,17 @@
 //! The drain against a real buffer and a store that does what the test says.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_shared::buffer::{Buffer, DeadLetter, Item, Lane, Reader, Slot, Snapshot};
-use holdfast_shared::config::{BufferConfig, SyncConfig};
-use holdfast_shared::domain::task::{NewTask, Tags, Title};
-use holdfast_shared::domain::{
-    Body, Kind, Operation, OperationId, Outcome, Priority, Rejection, ResourceKey, Stamp, TaskId, TaskState, UserId,
-};
-use holdfast_shared::store::{FailureClass, StoreError};
+use holdfast_shared::domain::{Kind, OperationId, Rejection, ResourceKey, TaskId};
+use holdfast_shared::store::FailureClass;
 use tempfile::TempDir;
 
-use super::{Drain, Sink, Standing, Step};
+use super::rig::{FakeStore, open_buffer, operation, sync_config};
+use super::{Drain, Step};
 
 type Checked = Result<(), Box<dyn std::error::Error>>;
-
-/// What the store does, and what it has been given.
-#[derive(Default)]
-struct Script {
-    away: bool,
-    /// Fails every call.
-    broken: Option<FailureClass>,
-    /// Fails every call that touches one of these.
-    bad: HashMap<ResourceKey, FailureClass>,
-    /// Refuses these, in an answer.
-    rejected: HashMap<ResourceKey, Rejection>,
-    applied: Vec<OperationId>,
-    batches: Vec<usize>,
-}
-
-#[derive(Clone, Default)]
-struct FakeStore(Arc<Mutex<Script>>);
-
-impl FakeStore {
-    fn script(&self) -> MutexGuard<'_, Script> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Sink for FakeStore {
-    async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let mut script = self.script();
-        script.batches.push(operations.len());
-        let bad = operations.iter().find_map(|operation| script.bad.get(&operation.resource()).copied());
-        if let Some(class) = script.broken.or(bad) {
-            return Err(StoreError::new(class, format!("scripted {class:?}")));
-        }
-        let outcomes = operations.iter().map(|operation| match script.rejected.get(&operation.resource()) {
-            Some(rejection) => Outcome::Rejected(*rejection),
-            None => Outcome::Applied,
-        });
-        let outcomes = outcomes.collect();
-        script.applied.extend(operations.iter().map(|operation| operation.id));
-        Ok(outcomes)
-    }
-
-    fn standing(&self) -> Standing {
-        if self.script().away { Standing::Away } else { Standing::Up }
-    }
-
-    async fn came_up(&self) {}
-}
 
 struct Rig {
     _directory: TempDir,
@@ -76,24 +25,41 @@ impl Rig {
         Rig::with_sizes(tries, 50, 2_000)
     }
 
-    fn with_sizes(tries: u32, batch_size: usize, batch_max: usize) -> Result<Self, Box<dyn std::error::Error>> {
+    fn with_sizes(
+        tries: u32,
+        batch_size: usize,
+        batch_max: usize,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
-        let retention = Duration::from_secs(3_600);
-        let path = directory.path().join("buffer.redb");
-        let buffer = Buffer::open(&BufferConfig { path, max_items: 10_000, retention })?;
+        let buffer = open_buffer(directory.path(), Duration::from_secs(3_600))?;
         let store = FakeStore::default();
-        let config =
-            SyncConfig { interval: Duration::from_secs(30), batch_size, batch_max, max_retry_attempts: tries };
+        let config = sync_config(tries, batch_size, batch_max);
         let drain = Drain::new(Lane::Postgres, buffer.clone(), store.clone(), &config);
-        Ok(Rig { _directory: directory, buffer, store, drain })
+        Ok(Rig {
+            _directory: directory,
+            buffer,
+            store,
+            drain,
+        })
     }
 
-    async fn append(&self, id: TaskId, kind: Kind) -> Result<OperationId, Box<dyn std::error::Error>> {
+    async fn append(
+        &self,
+        id: TaskId,
+        kind: Kind,
+    ) -> Result<OperationId, Box<dyn std::error::Error>> {
         let operation = operation(&self.buffer, id, kind)?;
-        Ok(self.buffer.append(operation, None, Slot::Ordinary).await?.id)
+        Ok(self
+            .buffer
+            .append(operation, None, Slot::Ordinary)
+            .await?
+            .id)
     }
 
-    async fn append_creates(&self, count: usize) -> Result<Vec<TaskId>, Box<dyn std::error::Error>> {
+    async fn append_creates(
+        &self,
+        count: usize,
+    ) -> Result<Vec<TaskId>, Box<dyn std::error::Error>> {
         let ids: Vec<TaskId> = (0..count).map(|_| TaskId::generate()).collect();
         for id in &ids {
             self.append(*id, Kind::Create).await?;
@@ -102,7 +68,10 @@ impl Rig {
     }
 
     fn fail(&self, ids: &[TaskId], class: FailureClass) {
-        self.store.script().bad.extend(ids.iter().map(|id| (ResourceKey::Task(*id), class)));
+        self.store
+            .script()
+            .bad
+            .extend(ids.iter().map(|id| (ResourceKey::Task(*id), class)));
     }
 
     /// Takes steps until one says that there is no more to do now.
@@ -123,37 +92,19 @@ impl Rig {
     }
 
     async fn waiting(&self) -> Result<Vec<Item>, Box<dyn std::error::Error>> {
-        let items = self.buffer.read(|reader| reader.list_items(Lane::Postgres, 10_000)).await?;
+        let items = self
+            .buffer
+            .read(|reader| reader.list_items(Lane::Postgres, 10_000))
+            .await?;
         Ok(items.into_iter().map(|queued| queued.item).collect())
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetter>, Box<dyn std::error::Error>> {
-        Ok(self.buffer.read(|reader| reader.list_dead(None, 10_000)).await?)
+        Ok(self
+            .buffer
+            .read(|reader| reader.list_dead(None, 10_000))
+            .await?)
     }
-}
-
-fn operation(buffer: &Buffer, id: TaskId, kind: Kind) -> Result<Operation, Box<dyn std::error::Error>> {
-    let task = NewTask {
-        title: Title::parse("bread")?,
-        description: Default::default(),
-        status: Default::default(),
-        priority: Priority::default(),
-        due_at: None,
-        tags: Tags::default(),
-    };
-    let created = (kind == Kind::Create).then_some(Stamp::ZERO);
-    Ok(Operation {
-        id: OperationId::generate(),
-        stamp: Stamp::ZERO,
-        user_id: UserId::parse("ann")?,
-        kind,
-        body: Body::Task { id, change: TaskState { created, ..task.into_change() } },
-        precondition: None,
-        idempotency: None,
-        accepted_at: buffer.clock().now(),
-        priority: Priority::default(),
-        buffered: true,
-    })
 }
 
 fn is_due_later(step: &Step) -> bool {
@@ -197,7 +148,10 @@ async fn a_poisoned_item_uses_a_try_and_holds_up_only_its_resource() -> Checked 
     assert!(is_due_later(&rig.cycle().await?));
     let waiting = rig.waiting().await?;
     assert_eq!(waiting.len(), 2);
-    assert_eq!((waiting[0].retries, waiting[0].last_error.as_deref()), (1, Some("scripted Item")));
+    assert_eq!(
+        (waiting[0].retries, waiting[0].last_error.as_deref()),
+        (1, Some("scripted Item"))
+    );
     assert_eq!((waiting[1].operation.id, waiting[1].retries), (follower, 0));
     assert_eq!(rig.snapshot().await?.counters.applied, 29);
 
@@ -233,13 +187,12 @@ async fn what_a_dead_create_left_queued_is_found_by_the_next_process() -> Checke
     rig.cycle().await?;
     rig.buffer.append(follower, None, Slot::Ordinary).await?;
 
-    let config = SyncConfig {
-        interval: Duration::from_secs(30),
-        batch_size: 50,
-        batch_max: 50,
-        max_retry_attempts: 1,
-    };
-    rig.drain = Drain::new(Lane::Postgres, rig.buffer.clone(), rig.store.clone(), &config);
+    rig.drain = Drain::new(
+        Lane::Postgres,
+        rig.buffer.clone(),
+        rig.store.clone(),
+        &sync_config(1, 50, 50),
+    );
     rig.drain.recall_orphans().await?;
     rig.store.script().bad.clear();
     assert_eq!(rig.cycle().await?, Step::Rested(None));
@@ -255,7 +208,10 @@ async fn a_locked_row_is_put_off_and_counts_nothing() -> Checked {
     rig.fail(&ids[3..4], FailureClass::Contended);
     assert!(is_due_later(&rig.cycle().await?));
     let waiting = rig.waiting().await?;
-    assert_eq!(waiting.iter().map(|item| item.retries).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(
+        waiting.iter().map(|item| item.retries).collect::<Vec<_>>(),
+        [0, 0]
+    );
     assert_eq!(rig.snapshot().await?.counters.applied, 29);
     Ok(())
 }
@@ -266,7 +222,10 @@ async fn very_many_locked_rows_pause_the_lane() -> Checked {
     let ids = rig.append_creates(30).await?;
     rig.fail(&ids, FailureClass::Contended);
     assert_eq!(rig.cycle().await?, Step::Overrun);
-    assert_eq!(rig.waiting().await?.iter().map(|item| item.retries).max(), Some(0));
+    assert_eq!(
+        rig.waiting().await?.iter().map(|item| item.retries).max(),
+        Some(0)
+    );
     Ok(())
 }
 
@@ -277,7 +236,14 @@ async fn an_outage_in_the_middle_counts_nothing_and_loses_nothing() -> Checked {
     assert_eq!(rig.drain.step().await?, Step::Advanced);
     rig.store.script().broken = Some(FailureClass::Unavailable);
     assert_eq!(rig.cycle().await?, Step::Away);
-    assert_eq!(rig.waiting().await?.iter().map(|item| item.retries).collect::<Vec<_>>(), [0; 15]);
+    assert_eq!(
+        rig.waiting()
+            .await?
+            .iter()
+            .map(|item| item.retries)
+            .collect::<Vec<_>>(),
+        [0; 15]
+    );
 
     rig.store.script().away = true;
     assert_eq!(rig.cycle().await?, Step::Away);
@@ -286,7 +252,10 @@ async fn an_outage_in_the_middle_counts_nothing_and_loses_nothing() -> Checked {
     drop(calm);
     assert_eq!(rig.cycle().await?, Step::Rested(None));
     let applied = rig.store.script().applied.clone();
-    assert_eq!((applied.len(), applied.iter().collect::<HashSet<_>>().len()), (25, 25));
+    assert_eq!(
+        (applied.len(), applied.iter().collect::<HashSet<_>>().len()),
+        (25, 25)
+    );
     Ok(())
 }
 
@@ -295,7 +264,9 @@ async fn a_store_that_refuses_everything_stops_the_lane_and_counts_nothing() -> 
     let mut rig = Rig::new(1)?;
     rig.append_creates(5).await?;
     rig.store.script().broken = Some(FailureClass::Systemic);
-    assert!(matches!(rig.cycle().await?, Step::Systemic(trouble) if trouble.summary == "scripted Systemic"));
+    assert!(
+        matches!(rig.cycle().await?, Step::Systemic(trouble) if trouble.summary == "scripted Systemic")
+    );
     assert_eq!(rig.waiting().await?.len(), 5);
     Ok(())
 }
@@ -306,10 +277,21 @@ async fn when_all_of_many_items_fail_it_is_not_the_items() -> Checked {
     let ids = rig.append_creates(300).await?;
     rig.fail(&ids, FailureClass::Item);
     for _ in 0..5 {
+        rig.store.script().batches.clear();
         assert!(matches!(rig.cycle().await?, Step::Systemic(_)));
+        assert!(
+            rig.store.script().batches.len() < 200,
+            "it doesn't take all of them to tell"
+        );
     }
-    assert_eq!((rig.waiting().await?.len(), rig.dead().await?.len()), (300, 0));
-    assert_eq!(rig.waiting().await?.iter().map(|item| item.retries).max(), Some(0));
+    assert_eq!(
+        (rig.waiting().await?.len(), rig.dead().await?.len()),
+        (300, 0)
+    );
+    assert_eq!(
+        rig.waiting().await?.iter().map(|item| item.retries).max(),
+        Some(0)
+    );
 
     rig.store.script().bad.clear();
     assert_eq!(rig.cycle().await?, Step::Rested(None));
@@ -324,7 +306,13 @@ async fn many_poisoned_items_before_sound_ones_are_found_guilty() -> Checked {
     rig.append_creates(40).await?;
     rig.fail(&poisoned, FailureClass::Item);
     assert_eq!(rig.cycle().await?, Step::Rested(None));
-    assert_eq!((rig.dead().await?.len(), rig.snapshot().await?.counters.applied), (25, 40));
+    assert_eq!(
+        (
+            rig.dead().await?.len(),
+            rig.snapshot().await?.counters.applied
+        ),
+        (25, 40)
+    );
     Ok(())
 }
 
@@ -354,10 +342,18 @@ async fn an_answer_that_refuses_is_final_but_for_what_may_still_come_from_elsewh
         (ResourceKey::Task(ids[2]), Rejection::NotFound),
     ]);
     assert!(is_due_later(&rig.cycle().await?));
-    let reasons: Vec<String> = rig.dead().await?.into_iter().map(|letter| letter.reason).collect();
+    let reasons: Vec<String> = rig
+        .dead()
+        .await?
+        .into_iter()
+        .map(|letter| letter.reason)
+        .collect();
     assert_eq!(reasons, ["precondition_failed", "not_owner"]);
     let waiting = rig.waiting().await?;
-    assert_eq!((waiting[0].retries, waiting[0].last_error.as_deref()), (1, Some("not_found")));
+    assert_eq!(
+        (waiting[0].retries, waiting[0].last_error.as_deref()),
+        (1, Some("not_found"))
+    );
     assert_eq!(rig.snapshot().await?.counters.applied, 1);
     Ok(())
 }
@@ -366,8 +362,10 @@ async fn an_answer_that_refuses_is_final_but_for_what_may_still_come_from_elsewh
 async fn updates_of_what_is_not_there_are_no_sign_of_an_unsound_store() -> Checked {
     let mut rig = Rig::new(1)?;
     let ids = rig.append_creates(40).await?;
-    rig.store.script().rejected =
-        ids.iter().map(|id| (ResourceKey::Task(*id), Rejection::NotFound)).collect();
+    rig.store.script().rejected = ids
+        .iter()
+        .map(|id| (ResourceKey::Task(*id), Rejection::NotFound))
+        .collect();
     assert_eq!(rig.cycle().await?, Step::Rested(None));
     assert_eq!(rig.dead().await?.len(), 40);
     Ok(())

@@ -37,7 +37,10 @@ mod tests {
 
     #[test]
     fn durations_between_times_are_never_negative() {
-        let (early, late) = (Timestamp::from_micros(1_000_000), Timestamp::from_micros(3_000_000));
+        let (early, late) = (
+            Timestamp::from_micros(1_000_000),
+            Timestamp::from_micros(3_000_000),
+        );
         assert_eq!(since(early, late), Duration::from_secs(2));
         assert_eq!(since(late, early), Duration::ZERO);
         assert_eq!(after(early, Duration::from_secs(2)), late);

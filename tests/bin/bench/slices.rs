@@ -14,12 +14,11 @@ use crate::statistics::{Latency, Random, Ratio, median};
 /// before has left behind (a checkpoint, a write-back) is on its way.
 const WARM_UP: Duration = Duration::from_millis(60);
 
-/// One client: a connection, the requests it sends in turn, and the status they should get.
-#[derive(Debug)]
+/// One client: the requests it sends in turn, and the status they should get.
+#[derive(Debug, Clone)]
 pub struct LoopClient {
-    connection: KeepAlive,
+    address: Arc<str>,
     requests: Arc<[Vec<u8>]>,
-    next: usize,
     expected: u16,
 }
 
@@ -53,44 +52,37 @@ struct Seen {
 }
 
 impl LoopClient {
-    /// Connects a client to `address`. There must be at least one request.
+    /// A client of the server at `address`, with at least one request.
     ///
     /// # Errors
     /// When nobody listens there, or the first request isn't answered with `expected`.
-    pub async fn connect(address: &str, requests: Vec<Vec<u8>>, expected: u16) -> Result<Self> {
+    pub async fn new(address: &str, requests: Vec<Vec<u8>>, expected: u16) -> Result<Self> {
         let mut connection = KeepAlive::open(address).await?;
         let first = requests.first().context("a client without requests")?;
         let status = connection.exchange(first).await?;
         let body = String::from_utf8_lossy(connection.body());
-        ensure!(
-            status == expected,
-            "status {status} instead of {expected}: {body}"
-        );
-        Ok(Self {
-            connection,
-            requests: requests.into(),
-            next: 0,
-            expected,
-        })
+        ensure!(status == expected, "status {status} instead of {expected}: {body}");
+        Ok(Self { address: address.into(), requests: requests.into(), expected })
     }
 
-    async fn work(mut self, counted_from: Instant, until: Instant) -> Result<(Self, Seen)> {
+    /// On a connection of this slice's own, since servers close one that was idle between slices.
+    async fn work(self, counted_from: Instant, until: Instant) -> Result<Seen> {
+        let mut connection = KeepAlive::open(&self.address).await?;
         let mut seen = Seen::default();
-        loop {
+        for request in self.requests.iter().cycle() {
             let began = Instant::now();
             if began >= until {
-                return Ok((self, seen));
+                break;
             }
-            let status = self.connection.exchange(&self.requests[self.next]).await?;
-            self.next = (self.next + 1) % self.requests.len();
+            let status = connection.exchange(request).await?;
             let ended = Instant::now();
             if status != self.expected {
                 *seen.unexpected.entry(status).or_default() += 1;
             } else if ended >= counted_from && ended < until {
-                seen.latencies_us
-                    .push(u32::try_from((ended - began).as_micros()).unwrap_or(u32::MAX));
+                seen.latencies_us.push(u32::try_from((ended - began).as_micros()).unwrap_or(u32::MAX));
             }
         }
+        Ok(seen)
     }
 }
 
@@ -101,26 +93,21 @@ impl Contender {
     }
 
     /// Keeps `count` clients busy for the length of a slice.
-    async fn slice(&mut self, count: usize, length: Duration) -> Result<Seen> {
+    async fn slice(&self, count: usize, length: Duration) -> Result<Seen> {
         let counted_from = Instant::now() + WARM_UP;
         let until = counted_from + length;
         let mut working = JoinSet::new();
-        let spare = self.clients.split_off(count.min(self.clients.len()));
-        for client in self.clients.drain(..) {
-            working.spawn(client.work(counted_from, until));
+        for client in self.clients.iter().take(count) {
+            working.spawn(client.clone().work(counted_from, until));
         }
         let mut all = Seen::default();
         while let Some(worked) = working.join_next().await {
-            let (client, seen) = worked
-                .context("a client has panicked")?
-                .context(self.name)?;
-            self.clients.push(client);
+            let seen = worked.context("a client has panicked")?.context(self.name)?;
             all.latencies_us.extend(seen.latencies_us);
             for (status, times) in seen.unexpected {
                 *all.unexpected.entry(status).or_default() += times;
             }
         }
-        self.clients.extend(spare);
         Ok(all)
     }
 }
@@ -132,7 +119,7 @@ impl Measured {
     /// When a connection breaks.
     pub async fn round(
         &mut self,
-        contenders: &mut [Contender],
+        contenders: &[Contender],
         counts: &[usize],
         length: Duration,
         random: &mut Random,
@@ -142,7 +129,7 @@ impl Measured {
             .collect();
         random.shuffle(&mut order);
         for (at, count) in order {
-            let contender = &mut contenders[at];
+            let contender = &contenders[at];
             let seen = contender.slice(count, length).await?;
             let series = self.0.entry((contender.name, count)).or_default();
             #[expect(

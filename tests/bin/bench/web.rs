@@ -83,7 +83,7 @@ async fn writes(
             writers(&fresh.node.api_address(), most, 202).await?,
         ));
         measured
-            .round(&mut contenders, &plan.clients, plan.slice, random)
+            .round(&contenders, &plan.clients, plan.slice, random)
             .await?;
         contenders.pop();
         progress("writes", round, plan.rounds, began);
@@ -98,14 +98,14 @@ async fn writers(address: &str, count: usize, expected: u16) -> Result<Vec<LoopC
         let token = tokens::valid(&user_of_client(number));
         let body = Sample::new(number as u64).json();
         let post = request("POST", "/api/v1/tasks", &token, &body);
-        clients.push(LoopClient::connect(address, vec![post], expected).await?);
+        clients.push(LoopClient::new(address, vec![post], expected).await?);
     }
     Ok(clients)
 }
 
 async fn reads(servers: &Servers, plan: &Plan, random: &mut Random) -> Result<Measured> {
     let most = plan.most_clients();
-    let mut contenders = vec![
+    let contenders = vec![
         Contender::new(BARE, readers(&servers.bare.address(), most).await?),
         Contender::new(
             ONLINE,
@@ -120,7 +120,7 @@ async fn reads(servers: &Servers, plan: &Plan, random: &mut Random) -> Result<Me
     let began = Instant::now();
     for round in 0..plan.rounds {
         measured
-            .round(&mut contenders, &plan.clients, plan.slice, random)
+            .round(&contenders, &plan.clients, plan.slice, random)
             .await?;
         progress("reads", round, plan.rounds, began);
     }
@@ -144,7 +144,7 @@ async fn readers(address: &str, count: usize) -> Result<Vec<LoopClient>> {
                 .with_context(|| format!("status {status} and no id: {body}"))?;
             gets.push(request("GET", &format!("/api/v1/tasks/{id}"), &token, ""));
         }
-        clients.push(LoopClient::connect(address, gets, 200).await?);
+        clients.push(LoopClient::new(address, gets, 200).await?);
     }
     Ok(clients)
 }

@@ -4,6 +4,9 @@
 //! statement did not touch) is a transaction: read the ledger, lock the rows, judge and merge in Rust, write each
 //! resource once, write the ledger. Both decide as [`judge`](crate::domain::judge) and the records' `merge` do, so
 //! it doesn't matter which of them an operation takes, nor in which company.
+//!
+//! Transactions at the same time are let run, and the loser of a race starts again: where a row appeared that wasn't
+//! there to be locked, and where the ledger has meanwhile (or had before) a record of the same id or key.
 
 use std::collections::HashSet;
 
@@ -12,7 +15,7 @@ use sqlx::postgres::PgConnection;
 
 use super::errors::is_race;
 use super::ledger::{self, LedgerArrays, LedgerColumns};
-use super::recall::{Recalled, Recollection};
+use super::recall::{Lookup, Recalled, Recollection};
 use super::resources::Resources;
 use super::{profile, task};
 use crate::domain::{
@@ -50,10 +53,12 @@ pub(super) async fn apply(
     {
         return Ok(vec![applied]);
     }
+    let mut lookup = Lookup::Conditional;
     for _ in 0..ATTEMPTS {
-        if let Some(applied) = attempt(connection, operations).await? {
+        if let Some(applied) = attempt(connection, operations, lookup).await? {
             return Ok(applied);
         }
+        lookup = Lookup::All;
     }
     Err(StoreError::new(FailureClass::Contended, "other transactions were faster each time"))
 }
@@ -95,16 +100,13 @@ fn answer_merged(operation: &Operation, row: Row) -> Applied {
 async fn attempt(
     connection: &mut PgConnection,
     operations: &[Operation],
+    lookup: Lookup,
 ) -> Result<Option<Vec<Applied>>, StoreError> {
     let mut transaction = connection.begin().await?;
-    match settle(&mut transaction, operations).await {
-        Ok(Some(applied)) => {
+    match settle(&mut transaction, operations, lookup).await {
+        Ok(applied) => {
             transaction.commit().await?;
             Ok(Some(applied))
-        }
-        Ok(None) => {
-            transaction.rollback().await?;
-            Ok(None)
         }
         Err(error) => {
             transaction.rollback().await?;
@@ -116,15 +118,13 @@ async fn attempt(
 async fn settle(
     connection: &mut PgConnection,
     operations: &[Operation],
-) -> Result<Option<Vec<Applied>>, sqlx::Error> {
+    lookup: Lookup,
+) -> Result<Vec<Applied>, sqlx::Error> {
     let mut applied = Vec::with_capacity(operations.len());
     for run in runs(operations) {
-        match settle_run(connection, run).await? {
-            Some(answers) => applied.extend(answers),
-            None => return Ok(None),
-        }
+        applied.extend(settle_run(connection, run, lookup).await?);
     }
-    Ok(Some(applied))
+    Ok(applied)
 }
 
 /// Cuts the operations where an id or a key comes a second time, so that the second finds the record of the first.
@@ -149,11 +149,14 @@ fn runs(operations: &[Operation]) -> Vec<&[Operation]> {
     runs
 }
 
-/// `None` when rows appeared that weren't there to be locked.
-async fn settle_run(connection: &mut PgConnection, run: &[Operation]) -> Result<Option<Vec<Applied>>, sqlx::Error> {
-    let recollection = Recollection::read(connection, run).await?;
+async fn settle_run(
+    connection: &mut PgConnection,
+    run: &[Operation],
+    lookup: Lookup,
+) -> Result<Vec<Applied>, sqlx::Error> {
+    let recollection = Recollection::read(connection, run, lookup).await?;
     let mut resources = Resources::lock(connection, run).await?;
-    let mut records = LedgerArrays::default();
+    let mut records = Vec::with_capacity(run.len());
     let mut applied = Vec::with_capacity(run.len());
     for operation in run {
         let (outcome, replayed) = match recollection.recall(operation)? {
@@ -168,13 +171,13 @@ async fn settle_run(connection: &mut PgConnection, run: &[Operation]) -> Result<
         let created = outcome == Outcome::Applied && state.as_ref().is_some_and(|state| made(operation, state));
         applied.push(Applied { outcome, state, created, replayed });
     }
-    if !resources.write(connection).await? {
-        return Ok(None);
-    }
+    resources.write(connection).await?;
+    records.sort_unstable_by_key(|record: &LedgerColumns<'_>| (record.user_id, record.id));
+    let records = LedgerArrays::from_iter(records);
     if !records.is_empty() {
         ledger::insert(connection, &records).await?;
     }
-    Ok(Some(applied))
+    Ok(applied)
 }
 
 /// Whether an outcome is worth a record. What isn't there may still come from another node, and is tried again; a

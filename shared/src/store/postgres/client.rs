@@ -6,9 +6,8 @@ use super::apply::{self, Applied};
 use super::ledger::{self, Wanted};
 use super::migrate::{self, MigrationReport};
 use super::probe::WriteProbe;
-use super::profile::{self, ProfileArrays, ProfileColumns};
 use super::session::{Sessions, Timeouts};
-use super::{list, task};
+use super::{list, profile, task};
 use sqlx::postgres::PgConnection;
 
 use crate::config::PostgresConfig;
@@ -126,9 +125,7 @@ impl Postgres {
         let users = [user.as_str().to_owned()];
         let found = self
             .call(async |connection| {
-                let mut profiles = ProfileArrays::default();
-                profiles.push(ProfileColumns::of(user, profile));
-                profile::insert(connection, &profiles).await?;
+                profile::insert_if_absent(connection, user, profile).await?;
                 Ok(profile::find(connection, &users).await?)
             })
             .await?;

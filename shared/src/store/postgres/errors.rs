@@ -68,8 +68,8 @@ pub(super) fn classify_migration(error: MigrateError) -> StoreError {
     }
 }
 
-/// Whether a transaction failed only because another one was faster, and goes well when it is run again: a
-/// serialization failure, a deadlock, or another request under the same idempotency key.
+/// Whether a transaction failed only because of what another one has written, and goes well when it is run again
+/// and reads that: a serialization failure, a deadlock, or a row or record that was there already.
 pub(super) fn is_race(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "23505"))

@@ -113,17 +113,15 @@ pub(super) async fn list(
     rows.into_iter().map(|row| Ok(row.into_recorded()?.operation)).collect()
 }
 
-/// Records operations that have ended now.
+/// Records operations that have ended now. Where one is recorded already, by its id or its key, it fails with a unique
+/// violation.
 pub(super) async fn insert(connection: &mut PgConnection, records: &LedgerArrays<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO applied_operations (user_id, id, idempotency_key, fingerprint, entity, entity_id, operation, \
              state, reason, priority, stamp, accepted_at, finished_at) \
-         SELECT user_id, id, idempotency_key, fingerprint, entity, entity_id, operation, state, reason, priority, \
-             stamp, accepted_at, clock_timestamp() \
-         FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], \
-             $8::text[], $9::text[], $10::smallint[], $11::bigint[], $12::timestamptz[]) \
-             AS new (user_id, id, idempotency_key, fingerprint, entity, entity_id, operation, state, reason, \
-             priority, stamp, accepted_at)",
+         SELECT UNNEST($1::text[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::bytea[]), UNNEST($5::text[]), \
+             UNNEST($6::text[]), UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]), UNNEST($10::smallint[]), \
+             UNNEST($11::bigint[]), UNNEST($12::timestamptz[]), clock_timestamp()",
         &records.user_id as &[&str],
         &records.id,
         &records.idempotency_key as &[Option<&str>],

@@ -102,22 +102,16 @@ pub(super) async fn merge(
     row.map(ProfileRow::into_row).transpose()
 }
 
-/// Inserts new profiles; passes over users who have one. Returns how many it inserted.
-pub(super) async fn insert(connection: &mut PgConnection, profiles: &ProfileArrays<'_>) -> Result<u64, sqlx::Error> {
-    let inserted = sqlx::query!(
+/// Inserts new profiles. Where one of the users has one it fails with a unique violation.
+pub(super) async fn insert(connection: &mut PgConnection, profiles: &ProfileArrays<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query!(
         "INSERT INTO users (id, email, display_name, bio, avatar_url, locale, timezone, preferences, created_stamp, \
              deleted_stamp, email_stamp, display_name_stamp, bio_stamp, avatar_url_stamp, locale_stamp, \
              timezone_stamp, preferences_stamp) \
-         SELECT id, email, display_name, bio, avatar_url, locale, timezone, preferences::jsonb, created_stamp, \
-             deleted_stamp, email_stamp, display_name_stamp, bio_stamp, avatar_url_stamp, locale_stamp, \
-             timezone_stamp, preferences_stamp \
-         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
-             $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], \
-             $15::bigint[], $16::bigint[], $17::bigint[]) \
-             AS new (id, email, display_name, bio, avatar_url, locale, timezone, preferences, created_stamp, \
-             deleted_stamp, email_stamp, display_name_stamp, bio_stamp, avatar_url_stamp, locale_stamp, \
-             timezone_stamp, preferences_stamp) \
-         ON CONFLICT (id) DO NOTHING",
+         SELECT UNNEST($1::text[]), UNNEST($2::text[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[]), \
+             UNNEST($6::text[]), UNNEST($7::text[]), UNNEST($8::text[])::jsonb, UNNEST($9::bigint[]), \
+             UNNEST($10::bigint[]), UNNEST($11::bigint[]), UNNEST($12::bigint[]), UNNEST($13::bigint[]), \
+             UNNEST($14::bigint[]), UNNEST($15::bigint[]), UNNEST($16::bigint[]), UNNEST($17::bigint[])",
         &profiles.id as &[&str],
         &profiles.email as &[Option<&str>],
         &profiles.display_name as &[&str],
@@ -138,7 +132,43 @@ pub(super) async fn insert(connection: &mut PgConnection, profiles: &ProfileArra
     )
     .execute(connection)
     .await?;
-    Ok(inserted.rows_affected())
+    Ok(())
+}
+
+/// Makes a user's profile unless there is one.
+pub(super) async fn insert_if_absent(
+    connection: &mut PgConnection,
+    user: &UserId,
+    profile: &ProfileState,
+) -> Result<(), sqlx::Error> {
+    let profile = ProfileColumns::of(user, profile);
+    sqlx::query!(
+        "INSERT INTO users (id, email, display_name, bio, avatar_url, locale, timezone, preferences, created_stamp, \
+             deleted_stamp, email_stamp, display_name_stamp, bio_stamp, avatar_url_stamp, locale_stamp, \
+             timezone_stamp, preferences_stamp) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+         ON CONFLICT (id) DO NOTHING",
+        profile.id,
+        profile.email,
+        profile.display_name,
+        profile.bio,
+        profile.avatar_url,
+        profile.locale,
+        profile.timezone,
+        profile.preferences,
+        profile.created_stamp,
+        profile.deleted_stamp,
+        profile.email_stamp,
+        profile.display_name_stamp,
+        profile.bio_stamp,
+        profile.avatar_url_stamp,
+        profile.locale_stamp,
+        profile.timezone_stamp,
+        profile.preferences_stamp,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Sets whole profiles that the transaction has locked.

@@ -121,19 +121,16 @@ pub(super) async fn delete(
     row.map(|row| Ok(row.into_row()?.1)).transpose()
 }
 
-/// Inserts new tasks; passes over those whose id is taken. Returns how many it inserted.
-pub(super) async fn insert(connection: &mut PgConnection, tasks: &TaskArrays<'_>) -> Result<u64, sqlx::Error> {
-    let inserted = sqlx::query!(
+/// Inserts new tasks. Where one of the ids is taken it fails with a unique violation: `ON CONFLICT DO NOTHING` would
+/// cost half as much again for each row.
+pub(super) async fn insert(connection: &mut PgConnection, tasks: &TaskArrays<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query!(
         "INSERT INTO tasks (id, user_id, title, description, status, priority, due_at, tags, created_stamp, \
              deleted_stamp, title_stamp, description_stamp, status_stamp, priority_stamp, due_at_stamp, tags_stamp) \
-         SELECT id, user_id, title, description, status, priority, due_at, tags::text[], created_stamp, \
-             deleted_stamp, title_stamp, description_stamp, status_stamp, priority_stamp, due_at_stamp, tags_stamp \
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[], \
-             $7::timestamptz[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
-             $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[]) \
-             AS new (id, user_id, title, description, status, priority, due_at, tags, created_stamp, \
-             deleted_stamp, title_stamp, description_stamp, status_stamp, priority_stamp, due_at_stamp, tags_stamp) \
-         ON CONFLICT (id) DO NOTHING",
+         SELECT UNNEST($1::uuid[]), UNNEST($2::text[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[]), \
+             UNNEST($6::smallint[]), UNNEST($7::timestamptz[]), UNNEST($8::text[])::text[], UNNEST($9::bigint[]), \
+             UNNEST($10::bigint[]), UNNEST($11::bigint[]), UNNEST($12::bigint[]), UNNEST($13::bigint[]), \
+             UNNEST($14::bigint[]), UNNEST($15::bigint[]), UNNEST($16::bigint[])",
         &tasks.id,
         &tasks.user_id as &[&str],
         &tasks.title as &[&str],
@@ -153,7 +150,7 @@ pub(super) async fn insert(connection: &mut PgConnection, tasks: &TaskArrays<'_>
     )
     .execute(connection)
     .await?;
-    Ok(inserted.rows_affected())
+    Ok(())
 }
 
 /// Sets whole tasks that the transaction has locked. Owners stay.

@@ -54,26 +54,28 @@ macro_rules! columns {
         $(#[$arrays_doc])*
         #[derive(Default)]
         pub(super) struct $arrays<'a> {
-            rows: u64,
+            row_count: usize,
             $($column: Vec<$type>,)+
         }
 
         impl<'a> $arrays<'a> {
             /// Whether there are no rows.
             pub(super) fn is_empty(&self) -> bool {
-                self.rows == 0
-            }
-
-            /// How many rows.
-            #[allow(dead_code, reason = "not every table asks")]
-            pub(super) fn rows(&self) -> u64 {
-                self.rows
+                self.row_count == 0
             }
 
             /// Adds a row.
             pub(super) fn push(&mut self, row: $row<'a>) {
-                self.rows += 1;
+                self.row_count += 1;
                 $(self.$column.push(row.$column);)+
+            }
+        }
+
+        impl<'a> FromIterator<$row<'a>> for $arrays<'a> {
+            fn from_iter<I: IntoIterator<Item = $row<'a>>>(rows: I) -> Self {
+                let mut arrays = Self::default();
+                rows.into_iter().for_each(|row| arrays.push(row));
+                arrays
             }
         }
     };

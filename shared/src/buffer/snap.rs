@@ -1,0 +1,243 @@
+//! One read transaction: a snapshot of the last commit of any process.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
+use uuid::Uuid;
+
+use crate::domain::{OperationId, OperationRecord, Priority, ResourceKey, Timestamp, UserId};
+
+use super::batch::{Batch, Gathering, Skip};
+use super::error::BufferError;
+use super::index::PendingIndex;
+use super::queue::{Queued, whole};
+use super::reader::Snapshot;
+use super::schema::{
+    COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, FINISHED, Item, Lane, META, Place, SET_ASIDE,
+    decode, operation_key, queue, queues,
+};
+
+/// A read transaction and what it needs to be read.
+pub(super) struct Snap<'r> {
+    pub(super) txn: ReadTransaction,
+    /// Which opening of the file it reads.
+    pub(super) generation: u64,
+    pub(super) path: &'r Path,
+    pub(super) index: &'r Mutex<PendingIndex>,
+}
+
+impl Snap<'_> {
+    fn storage(&self, error: impl Into<redb::Error>) -> BufferError {
+        BufferError::storage(self.path, error)
+    }
+
+    /// Asks the index. It is locked for the question only: what is then looked up in the file needs it again.
+    pub(super) fn ask_index<T>(&self, question: impl FnOnce(&mut PendingIndex) -> T) -> T {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        question(index.for_generation(self.generation))
+    }
+
+    /// A table; `None` where nothing has made it yet.
+    fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+        &self,
+        definition: TableDefinition<'_, K, V>,
+    ) -> Result<Option<redb::ReadOnlyTable<K, V>>, BufferError> {
+        match self.txn.open_table(definition) {
+            Ok(table) => Ok(Some(table)),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(self.storage(error)),
+        }
+    }
+
+    fn length<K: redb::Key + 'static, V: redb::Value + 'static>(
+        &self,
+        definition: TableDefinition<'_, K, V>,
+    ) -> Result<u64, BufferError> {
+        let Some(table) = self.table(definition)? else { return Ok(0) };
+        table.len().map_err(|error| self.storage(error))
+    }
+
+    pub(super) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, BufferError> {
+        let Some(meta) = self.table(META)? else { return Ok(None) };
+        let value = meta.get(key).map_err(|error| self.storage(error))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    pub(super) fn counters(&self) -> Result<Counters, BufferError> {
+        match self.meta(COUNTERS_KEY)?.as_deref().map(decode) {
+            None => Ok(Counters::default()),
+            Some(Decoded::Whole(counters)) => Ok(counters),
+            Some(_) => Err(BufferError::Damaged {
+                path: self.path.to_owned(),
+                detail: "its counters can't be read".to_owned(),
+            }),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Snapshot, BufferError> {
+        let mut waiting = [[0; 5]; 2];
+        let mut oldest: Option<Timestamp> = None;
+        for (lane, priority, definition) in queues() {
+            let Some(table) = self.table(definition)? else { continue };
+            waiting[lane as usize][usize::from(priority.number()) - 1] = table.len().map_err(|error| self.storage(error))?;
+            let first = table.first().map_err(|error| self.storage(error))?;
+            let accepted = first.and_then(|(seq, bytes)| {
+                whole(Place::new(lane, priority, seq.value()), bytes.value())
+                    .map(|queued| queued.item.operation.accepted_at)
+            });
+            oldest = oldest.into_iter().chain(accepted).min();
+        }
+        let database = self.meta(DATABASE_KEY)?;
+        Ok(Snapshot {
+            waiting,
+            oldest_accepted_at: oldest,
+            finished: self.length(FINISHED)?,
+            set_aside: self.length(SET_ASIDE)?,
+            size_bytes: 0,
+            counters: self.counters()?,
+            database: database.and_then(|bytes| Uuid::from_slice(&bytes).ok()),
+        })
+    }
+
+    pub(super) fn next_batch(&self, lane: Lane, limit: usize, skip: &Skip, now: Timestamp) -> Result<Batch, BufferError> {
+        let mut gathered = Gathering::new(limit, skip, now);
+        for priority in Priority::ALL {
+            let Some(table) = self.table(queue(lane, priority))? else { continue };
+            for entry in table.iter().map_err(|error| self.storage(error))? {
+                let (seq, bytes) = entry.map_err(|error| self.storage(error))?;
+                if !gathered.wants_more() {
+                    return Ok(gathered.finish());
+                }
+                gathered.consider(Place::new(lane, priority, seq.value()), bytes.value());
+            }
+        }
+        Ok(gathered.finish())
+    }
+
+    /// Brings the index up to this snapshot, and sweeps it when much of it is out of date.
+    pub(super) fn catch_up(&self) -> Result<(), BufferError> {
+        let counters = self.counters()?;
+        self.ask_index(|index| {
+            if let Some(unseen) = index.unseen(counters.next_seq) {
+                for (lane, priority, definition) in queues() {
+                    let Some(table) = self.table(definition)? else { continue };
+                    index
+                        .absorb((lane, priority), &table, unseen.clone())
+                        .map_err(|error| self.storage(error))?;
+                }
+                index.caught_up(counters.next_seq);
+            }
+            if index.wants_sweep(counters.pending) {
+                self.sweep(index, counters.next_seq)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Drops from the index what lies before the first item of its queue: queues are drained from the front.
+    fn sweep(&self, index: &mut PendingIndex, next_seq: u64) -> Result<(), BufferError> {
+        let mut fronts = HashMap::new();
+        for (lane, priority, definition) in queues() {
+            let Some(table) = self.table(definition)? else { continue };
+            let first = table.first().map_err(|error| self.storage(error))?;
+            fronts.insert((lane, priority), first.map_or(next_seq, |(seq, _)| seq.value()));
+        }
+        index.sweep(|place| {
+            fronts.get(&(place.lane(), place.priority())).is_some_and(|front| place.seq() >= *front)
+        });
+        Ok(())
+    }
+
+    fn at(&self, place: Place) -> Result<Option<Queued>, BufferError> {
+        let Some(table) = self.table(place.table())? else { return Ok(None) };
+        let bytes = table.get(place.seq()).map_err(|error| self.storage(error))?;
+        Ok(bytes.and_then(|bytes| whole(place, bytes.value())))
+    }
+
+    pub(super) fn items_of(&self, key: &ResourceKey) -> Result<Vec<Queued>, BufferError> {
+        let places = self.ask_index(|index| index.of_resource(key));
+        let mut items = Vec::with_capacity(places.len());
+        for place in places {
+            let queued = self.at(place)?;
+            items.extend(queued.filter(|queued| queued.item.operation.resource() == *key));
+        }
+        items.sort_by_key(|queued| queued.place.seq());
+        Ok(items)
+    }
+
+    pub(super) fn find_item(&self, id: OperationId) -> Result<Option<Item>, BufferError> {
+        let Some(place) = self.ask_index(|index| index.of_operation(id)) else { return Ok(None) };
+        let queued = self.at(place)?;
+        Ok(queued.map(|queued| queued.item).filter(|item| item.operation.id == id))
+    }
+
+    pub(super) fn find_dead(&self, id: OperationId) -> Result<Option<DeadLetter>, BufferError> {
+        self.value(DEAD, operation_key(id))
+    }
+
+    pub(super) fn find_operation(&self, id: OperationId) -> Result<Option<OperationRecord>, BufferError> {
+        if let Some(item) = self.find_item(id)? {
+            return Ok(Some(item.record()));
+        }
+        if let Some(letter) = self.find_dead(id)? {
+            return Ok(Some(letter.record()));
+        }
+        self.value(FINISHED, operation_key(id))
+    }
+
+    pub(super) fn list_dead(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<DeadLetter>, BufferError> {
+        let Some(table) = self.table(DEAD)? else { return Ok(Vec::new()) };
+        let from = after.map_or(0, |id| operation_key(id).saturating_add(1));
+        let mut letters = Vec::new();
+        for entry in table.range(from..).map_err(|error| self.storage(error))?.take(limit) {
+            let (_, bytes) = entry.map_err(|error| self.storage(error))?;
+            letters.extend(whole_value(bytes.value()));
+        }
+        Ok(letters)
+    }
+
+    pub(super) fn list_operations(&self, user: &UserId) -> Result<Vec<OperationRecord>, BufferError> {
+        let mut records = Vec::new();
+        for key in self.ask_index(|index| index.of_user(user)) {
+            let items = self.items_of(&key)?;
+            records.extend(items.iter().map(|queued| queued.item.record()));
+        }
+        records.extend(self.values::<u128, DeadLetter>(DEAD)?.iter().map(DeadLetter::record));
+        records.extend(self.values::<u128, OperationRecord>(FINISHED)?);
+        records.retain(|record| record.user_id == *user);
+        Ok(records)
+    }
+
+    fn value<T: serde::de::DeserializeOwned>(
+        &self,
+        definition: TableDefinition<'static, u128, &'static [u8]>,
+        key: u128,
+    ) -> Result<Option<T>, BufferError> {
+        let Some(table) = self.table(definition)? else { return Ok(None) };
+        let bytes = table.get(key).map_err(|error| self.storage(error))?;
+        Ok(bytes.and_then(|bytes| whole_value(bytes.value())))
+    }
+
+    pub(super) fn values<K: redb::Key + 'static, T: serde::de::DeserializeOwned>(
+        &self,
+        definition: TableDefinition<'static, K, &'static [u8]>,
+    ) -> Result<Vec<T>, BufferError> {
+        let Some(table) = self.table(definition)? else { return Ok(Vec::new()) };
+        let mut values = Vec::new();
+        for entry in table.iter().map_err(|error| self.storage(error))? {
+            let (_, bytes) = entry.map_err(|error| self.storage(error))?;
+            values.extend(whole_value(bytes.value()));
+        }
+        Ok(values)
+    }
+}
+
+/// A value, unless it is damaged or of a newer version.
+pub(super) fn whole_value<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    match decode::<T>(bytes) {
+        Decoded::Whole(value) => Some(value),
+        Decoded::Damaged | Decoded::Newer => None,
+    }
+}
