@@ -23,20 +23,30 @@ pub struct Clock {
 impl Clock {
     /// A clock of this writer, without an offset yet.
     pub fn new(node: NodeId) -> Self {
-        Clock { node, last_tick: Mutex::new(0), offset_ms: AtomicI64::new(UNKNOWN) }
+        Clock {
+            node,
+            last_tick: Mutex::new(0),
+            offset_ms: AtomicI64::new(UNKNOWN),
+        }
     }
 
     /// The next stamp.
     pub fn stamp(&self) -> Stamp {
         let physical = Stamp::tick_at(self.now().as_millis());
-        let mut last = self.last_tick.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .last_tick
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *last = physical.max(*last + 1);
         Stamp::new(*last, self.node)
     }
 
     /// Makes every later stamp greater than this one.
     pub fn observe(&self, stamp: Stamp) {
-        let mut last = self.last_tick.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .last_tick
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *last = stamp.tick().max(*last);
     }
 
@@ -61,7 +71,9 @@ impl Clock {
 
 /// This machine's time, in microseconds of the Unix epoch; a clock before 1970 reads as 1970.
 fn local_time_us() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -90,7 +102,11 @@ mod tests {
         let clock = Clock::new(NodeId::from_number(0));
         assert_eq!(clock.offset_ms(), None);
         clock.set_offset_ms(-86_400_000);
-        let behind_ms = Clock::new(NodeId::from_number(0)).now().as_millis() - clock.now().as_millis();
-        assert!((86_399_000..=86_401_000).contains(&behind_ms), "{behind_ms}");
+        let behind_ms =
+            Clock::new(NodeId::from_number(0)).now().as_millis() - clock.now().as_millis();
+        assert!(
+            (86_399_000..=86_401_000).contains(&behind_ms),
+            "{behind_ms}"
+        );
     }
 }

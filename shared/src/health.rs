@@ -250,3 +250,93 @@ async fn probe_once<P: Probe>(store: &P, interval: Duration) -> Result<Probed, S
     let late = |_| StoreError::new(FailureClass::Unavailable, "it did not answer in time");
     timeout(interval.min(PROBE_LIMIT), store.probe()).await.map_err(late)?
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(20);
+
+    /// Answers with these in turn, and then for ever with the last.
+    struct Script {
+        answers: Vec<Result<(), FailureClass>>,
+        asked: AtomicUsize,
+    }
+
+    impl Script {
+        fn new(answers: &[Result<(), FailureClass>]) -> Self {
+            Script { answers: answers.to_vec(), asked: AtomicUsize::new(0) }
+        }
+    }
+
+    impl Probe for Arc<Script> {
+        async fn probe(&self) -> Result<Probed, StoreError> {
+            let asked = self.asked.fetch_add(1, Ordering::Relaxed).min(self.answers.len() - 1);
+            let probed = Probed { latency: Duration::ZERO, clock_offset_ms: None, database_id: None };
+            self.answers[asked].map(|()| probed).map_err(|class| StoreError::new(class, "as told"))
+        }
+    }
+
+    async fn watched(answers: &[Result<(), FailureClass>]) -> (StoreHealth, Arc<Script>) {
+        let script = Arc::new(Script::new(answers));
+        let (health, watching) = monitor("test", script.clone(), INTERVAL, |_| ());
+        tokio::spawn(watching);
+        (health, script)
+    }
+
+    /// Waits until the probe has been asked this often.
+    async fn asked(script: &Script, times: usize) {
+        while script.asked.load(Ordering::Relaxed) < times {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_failed_probe_is_forgiven_and_two_in_a_row_are_not() {
+        let down = Err(FailureClass::Unavailable);
+        let (health, script) = watched(&[Ok(()), down, Ok(()), down, down, Ok(())]).await;
+        health.came_up().await;
+        asked(&script, 4).await;
+        assert!(health.is_up());
+        health.went_down().await;
+        assert_eq!(script.asked.load(Ordering::Relaxed), 5);
+        let status = health.status();
+        assert_eq!((status.error.as_deref(), status.class), (Some("as told"), Some(FailureClass::Unavailable)));
+        health.came_up().await;
+        assert_eq!(health.status().error, None);
+    }
+
+    #[tokio::test]
+    async fn only_failures_of_the_store_itself_take_it_down() {
+        let (health, _) = watched(&[Ok(())]).await;
+        for class in [FailureClass::Contended, FailureClass::Item] {
+            health.came_up().await;
+            health.report_failure(&StoreError::new(class, "not its fault"));
+            assert!(health.is_up());
+        }
+        for class in [FailureClass::Unavailable, FailureClass::Systemic] {
+            health.came_up().await;
+            health.report_failure(&StoreError::new(class, "its fault"));
+            assert!(!health.is_up());
+            assert_eq!(health.status().error.as_deref(), Some("its fault"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_hangs_counts_as_failed() {
+        struct Hung;
+        impl Probe for Hung {
+            async fn probe(&self) -> Result<Probed, StoreError> {
+                std::future::pending().await
+            }
+        }
+        let (health, watching) = monitor("test", Hung, INTERVAL, |_| ());
+        tokio::spawn(watching);
+        while health.status().class.is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(health.status().error.as_deref(), Some("it did not answer in time"));
+    }
+}

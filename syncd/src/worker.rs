@@ -12,7 +12,7 @@ use holdfast_shared::config::SyncConfig;
 use tokio::sync::{Notify, watch};
 
 use crate::board::{Board, Doing};
-use crate::drain::{Drain, Sink, Step, Trouble};
+use crate::drain::{Drain, Next, Sink, Step, Trouble};
 use crate::gate::{Bar, Gate};
 use crate::signals::told_to_stop;
 
@@ -138,8 +138,8 @@ impl<S: Sink> Worker<S> {
         }
         self.drain.configure(&self.reins.settings.borrow());
         while !self.is_stopped() {
-            match self.drain.step().await {
-                Ok(Step::Advanced) => self.note_progress(),
+            match self.step().await {
+                Ok(Step::Advanced) => self.count_settled(),
                 Ok(step) => return Ok(self.end(step)),
                 Err(error) => return Ok(self.end_blind(&error)),
             }
@@ -147,10 +147,15 @@ impl<S: Sink> Worker<S> {
         Ok(Rest::Idle(None))
     }
 
-    fn note_progress(&mut self) {
-        self.tally.began.get_or_insert_with(Instant::now);
-        self.post(Doing::Draining);
-        self.count_settled();
+    async fn step(&mut self) -> Result<Step, BufferError> {
+        match self.drain.next().await? {
+            Next::Done(step) => Ok(step),
+            Next::Items(items) => {
+                self.tally.began.get_or_insert_with(Instant::now);
+                self.post(Doing::Draining);
+                self.drain.work(items).await
+            }
+        }
     }
 
     fn count_settled(&mut self) {

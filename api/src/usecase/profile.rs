@@ -21,7 +21,10 @@ pub async fn change(
         repository,
         terms,
         Kind::Update,
-        Body::Profile { change, provision },
+        Body::Profile {
+            change: Box::new(change),
+            provision: Box::new(provision),
+        },
     )
     .await
 }

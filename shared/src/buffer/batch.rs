@@ -46,7 +46,14 @@ pub(super) struct Gathering<'g> {
 
 impl<'g> Gathering<'g> {
     pub(super) fn new(limit: usize, skip: &'g Skip, now: Timestamp) -> Self {
-        Gathering { batch: Batch::default(), held: HashSet::new(), scanned: 0, limit, skip, now }
+        Gathering {
+            batch: Batch::default(),
+            held: HashSet::new(),
+            scanned: 0,
+            limit,
+            skip,
+            now,
+        }
     }
 
     /// What has been gathered.
@@ -81,7 +88,11 @@ impl<'g> Gathering<'g> {
             self.batch.next_due = self.batch.next_due.into_iter().chain([due]).min();
             self.held.insert(key);
         } else {
-            self.batch.items.push(Queued { place, checksum: checksum(bytes), item });
+            self.batch.items.push(Queued {
+                place,
+                checksum: checksum(bytes),
+                item,
+            });
         }
     }
 }

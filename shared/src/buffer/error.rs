@@ -46,7 +46,9 @@ pub enum BufferError {
         path: PathBuf,
     },
     /// A newer version of Holdfast wrote the file.
-    #[error("the buffer file {path} has schema {found}, newer than this program's {known}: upgrade Holdfast")]
+    #[error(
+        "the buffer file {path} has schema {found}, newer than this program's {known}: upgrade Holdfast"
+    )]
     NewerSchema {
         /// The file.
         path: PathBuf,
@@ -56,7 +58,9 @@ pub enum BufferError {
         known: u64,
     },
     /// The file is on a network file system, whose locks and syncs can't be trusted.
-    #[error("the buffer file {path} is on a network file system ({kind}): put BUFFER_PATH on a local disk")]
+    #[error(
+        "the buffer file {path} is on a network file system ({kind}): put BUFFER_PATH on a local disk"
+    )]
     NetworkFileSystem {
         /// The file.
         path: PathBuf,
@@ -78,9 +82,14 @@ impl BufferError {
     pub(super) fn io(path: &Path, error: &std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                BufferError::DiskFull { path: path.to_owned() }
+                BufferError::DiskFull {
+                    path: path.to_owned(),
+                }
             }
-            _ => BufferError::Io { path: path.to_owned(), detail: error.to_string() },
+            _ => BufferError::Io {
+                path: path.to_owned(),
+                detail: error.to_string(),
+            },
         }
     }
 
@@ -88,8 +97,14 @@ impl BufferError {
     pub(super) fn storage(path: &Path, error: impl Into<redb::Error>) -> Self {
         match error.into() {
             redb::Error::Io(error) => BufferError::io(path, &error),
-            redb::Error::Corrupted(detail) => BufferError::Damaged { path: path.to_owned(), detail },
-            other => BufferError::Io { path: path.to_owned(), detail: other.to_string() },
+            redb::Error::Corrupted(detail) => BufferError::Damaged {
+                path: path.to_owned(),
+                detail,
+            },
+            other => BufferError::Io {
+                path: path.to_owned(),
+                detail: other.to_string(),
+            },
         }
     }
 }

@@ -49,7 +49,10 @@ impl OpenFile {
     /// Opens the file, or makes it (0600, in a directory made 0700).
     pub(super) fn open(path: &Path) -> Result<Self, BufferError> {
         let handle = Handle::open(path, 0)?;
-        Ok(OpenFile { path: path.to_owned(), current: ArcSwap::from_pointee(handle) })
+        Ok(OpenFile {
+            path: path.to_owned(),
+            current: ArcSwap::from_pointee(handle),
+        })
     }
 
     /// Where it is.
@@ -76,12 +79,18 @@ impl OpenFile {
 
     /// The file's size in bytes.
     pub(super) fn size_bytes(&self) -> Result<u64, BufferError> {
-        let metadata = self.path.metadata().map_err(|error| BufferError::io(&self.path, &error))?;
+        let metadata = self
+            .path
+            .metadata()
+            .map_err(|error| BufferError::io(&self.path, &error))?;
         Ok(metadata.len())
     }
 
     /// Runs work on the file, turning a panic of redb's (a zeroed page makes it panic) into an error.
-    pub(super) fn guard<T>(&self, work: impl FnOnce() -> Result<T, BufferError>) -> Result<T, BufferError> {
+    pub(super) fn guard<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, BufferError>,
+    ) -> Result<T, BufferError> {
         guard_path(&self.path, work)
     }
 
@@ -99,23 +108,35 @@ impl Handle {
         refuse_network_file_system(path, &file)?;
         let identity = Identity::of(&file).map_err(failed)?;
         let database = guard_path(path, || {
-            let backend = FileBackend::new(file).map_err(|error| BufferError::storage(path, error))?;
+            let backend =
+                FileBackend::new(file).map_err(|error| BufferError::storage(path, error))?;
             let mut builder = Database::builder();
-            builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::MultiWriter);
-            builder.create_with_backend(backend).map_err(|error| BufferError::storage(path, error))
+            builder
+                .set_cache_size(CACHE_BYTES)
+                .set_concurrency_mode(ConcurrencyMode::MultiWriter);
+            builder
+                .create_with_backend(backend)
+                .map_err(|error| BufferError::storage(path, error))
         })?;
-        Ok(Handle { database, identity, generation })
+        Ok(Handle {
+            database,
+            identity,
+            generation,
+        })
     }
 
     /// Whether the path still names this file. A file that was removed or replaced goes on taking writes that nobody
     /// will ever find.
     pub(super) fn is_at(&self, path: &Path) -> bool {
-        path.metadata().is_ok_and(|metadata| Identity(metadata.dev(), metadata.ino()) == self.identity)
+        path.metadata()
+            .is_ok_and(|metadata| Identity(metadata.dev(), metadata.ino()) == self.identity)
     }
 
     /// Begins a read transaction: a snapshot of the last commit of any process.
     pub(super) fn begin_read(&self, path: &Path) -> Result<ReadTransaction, BufferError> {
-        self.database.begin_read().map_err(|error| BufferError::storage(path, error))
+        self.database
+            .begin_read()
+            .map_err(|error| BufferError::storage(path, error))
     }
 }
 
@@ -136,7 +157,13 @@ fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 fn open_or_create(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
     if file.metadata()?.mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;
     }
@@ -144,17 +171,33 @@ fn open_or_create(path: &Path) -> io::Result<File> {
 }
 
 fn refuse_network_file_system(path: &Path, file: &File) -> Result<(), BufferError> {
-    let found = statfs::fstatfs(file).map_err(|errno| BufferError::io(path, &errno.into()))?.filesystem_type();
-    match NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == found) {
-        Some((_, kind)) => Err(BufferError::NetworkFileSystem { path: path.to_owned(), kind }),
+    let found = statfs::fstatfs(file)
+        .map_err(|errno| BufferError::io(path, &errno.into()))?
+        .filesystem_type();
+    match NETWORK_FILE_SYSTEMS
+        .iter()
+        .find(|(magic, _)| *magic == found)
+    {
+        Some((_, kind)) => Err(BufferError::NetworkFileSystem {
+            path: path.to_owned(),
+            kind,
+        }),
         None => Ok(()),
     }
 }
 
-fn guard_path<T>(path: &Path, work: impl FnOnce() -> Result<T, BufferError>) -> Result<T, BufferError> {
+fn guard_path<T>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, BufferError>,
+) -> Result<T, BufferError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(BufferError::Damaged { path: path.to_owned(), detail: format!("reading it panicked: {said}") })
+        let said = said
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(BufferError::Damaged {
+            path: path.to_owned(),
+            detail: format!("reading it panicked: {said}"),
+        })
     })
 }

@@ -12,7 +12,7 @@ use redb::{ReadableTable, StorageError};
 
 use crate::domain::{OperationId, Priority, ResourceKey, UserId};
 
-use super::schema::{Decoded, Item, Lane, Place, decode};
+use super::schema::{ItemPrefix, Lane, Place};
 
 /// Entries that may be out of date before the index is swept: this many, or as many as are pending.
 const SWEEP_SLACK: usize = 4_096;
@@ -44,7 +44,10 @@ impl PendingIndex {
     /// Forgets everything if the file is another one than it was.
     pub(super) fn for_generation(&mut self, generation: u64) -> &mut Self {
         if self.generation != generation {
-            *self = PendingIndex { generation, ..PendingIndex::default() };
+            *self = PendingIndex {
+                generation,
+                ..PendingIndex::default()
+            };
         }
         self
     }
@@ -63,8 +66,8 @@ impl PendingIndex {
     ) -> Result<(), StorageError> {
         for entry in queue.range(unseen)? {
             let (seq, bytes) = entry?;
-            if let Decoded::Whole(item) = decode::<Item>(bytes.value()) {
-                self.insert(Place::new(lane, priority, seq.value()), &item);
+            if let Some(prefix) = ItemPrefix::read(bytes.value()) {
+                self.insert(Place::new(lane, priority, seq.value()), prefix);
             }
         }
         Ok(())
@@ -75,17 +78,22 @@ impl PendingIndex {
         self.next_seq = next_seq;
     }
 
-    fn insert(&mut self, place: Place, item: &Item) {
-        let key = item.operation.resource();
-        self.by_operation.insert(item.operation.id, place);
-        if let Some(keys) = self.by_user.get_mut(&item.operation.user_id) {
-            keys.insert(key.clone());
-        } else {
-            self.by_user.insert(item.operation.user_id.clone(), HashSet::from([key.clone()]));
-        }
+    fn insert(&mut self, place: Place, prefix: ItemPrefix) {
+        let key = prefix.resource();
+        self.by_operation.insert(prefix.id, place);
+        self.by_user
+            .entry(prefix.user_id)
+            .or_default()
+            .insert(key.clone());
         match self.by_resource.get_mut(&key) {
             None => {
-                self.by_resource.insert(key, Places { first: place, more: Vec::new() });
+                self.by_resource.insert(
+                    key,
+                    Places {
+                        first: place,
+                        more: Vec::new(),
+                    },
+                );
             }
             Some(places) if places.iter().any(|known| known == place) => {}
             Some(places) => places.more.push(place),
@@ -94,7 +102,10 @@ impl PendingIndex {
 
     /// Where items of a resource may be, in no particular order.
     pub(super) fn of_resource(&self, key: &ResourceKey) -> Vec<Place> {
-        self.by_resource.get(key).map(|places| places.iter().collect()).unwrap_or_default()
+        self.by_resource
+            .get(key)
+            .map(|places| places.iter().collect())
+            .unwrap_or_default()
     }
 
     /// Where the item of an operation may be.
@@ -104,7 +115,10 @@ impl PendingIndex {
 
     /// Resources of a user's that may have items.
     pub(super) fn of_user(&self, user: &UserId) -> Vec<ResourceKey> {
-        self.by_user.get(user).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
+        self.by_user
+            .get(user)
+            .map(|keys| keys.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Whether so many entries are out of date that [`PendingIndex::sweep`] pays.

@@ -19,7 +19,13 @@ pub(crate) fn beside(buffer: &Path, ending: &str) -> PathBuf {
 
 /// Opens (or makes) a file of ours beside the buffer, readable by its owner only.
 fn open_lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Makes the processes that write the file take turns.
@@ -145,8 +151,15 @@ impl DaemonLock {
 }
 
 fn whole_file(kind: i32) -> libc::flock {
-    let short = |number: i32| i16::try_from(number).expect("lock types and SEEK_SET are small numbers");
-    libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
+    let short =
+        |number: i32| i16::try_from(number).expect("lock types and SEEK_SET are small numbers");
+    libc::flock {
+        l_type: short(kind),
+        l_whence: short(libc::SEEK_SET),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +174,10 @@ mod tests {
         let held = DaemonLock::try_acquire(&buffer)?;
         assert!(held.is_some());
         assert!(DaemonLock::is_held(&buffer)? && DaemonLock::is_held(&buffer)?);
-        assert_eq!(DaemonLock::holder(&buffer)?, i32::try_from(std::process::id()).ok());
+        assert_eq!(
+            DaemonLock::holder(&buffer)?,
+            i32::try_from(std::process::id()).ok()
+        );
         assert!(DaemonLock::try_acquire(&buffer)?.is_none());
         drop(held);
         assert!(DaemonLock::try_acquire(&buffer)?.is_some());

@@ -7,15 +7,15 @@ use redb::{ReadableTable, Table};
 
 use crate::clock::Clock;
 use crate::domain::{
-    Body, Kind, Operation, Outcome, OperationRecord, OperationState, Priority, ResourceKey, Row, Stamp, State,
-    Timestamp, judge,
+    Body, Kind, Operation, OperationRecord, OperationState, Outcome, Priority, ResourceKey, Row,
+    Stamp, State, Timestamp, judge,
 };
 
 use super::error::BufferError;
 use super::index::PendingIndex;
 use super::schema::{
-    DEAD, DeadLetter, Decoded, FINISHED, FINISHED_ORDER, Item, Lane, Place, SET_ASIDE, checksum, decode, encode,
-    operation_key, queue, queues,
+    DEAD, DeadLetter, Decoded, FINISHED, FinishedBatch, Item, Lane, Place, SET_ASIDE, checksum,
+    decode, encode, operation_key, queue, queues,
 };
 use super::writer::Transaction;
 
@@ -117,7 +117,9 @@ pub(super) fn append(
     let key = item.operation.resource();
     let waiting = present(transaction, index, &key)?;
     let least_urgent = waiting.iter().map(|queued| queued.place.priority()).max();
-    let priority = least_urgent.map_or(item.operation.priority, |least| least.max(item.operation.priority));
+    let priority = least_urgent.map_or(item.operation.priority, |least| {
+        least.max(item.operation.priority)
+    });
     insert(transaction, &item, priority)?;
     transaction.counters.accepted += 1;
     Ok(item)
@@ -138,15 +140,24 @@ fn stamp(transaction: &mut Transaction<'_>, clock: &Clock, operation: &mut Opera
         clock.observe(Stamp::from_i64(transaction.counters.high_water));
         operation.restamp(clock.stamp());
     }
-    let high_water = transaction.counters.high_water.max(operation.stamp.as_i64());
+    let high_water = transaction
+        .counters
+        .high_water
+        .max(operation.stamp.as_i64());
     transaction.counters.high_water = high_water;
 }
 
 /// Puts an item at the end of a queue.
-fn insert(transaction: &mut Transaction<'_>, item: &Item, priority: Priority) -> Result<(), BufferError> {
+fn insert(
+    transaction: &mut Transaction<'_>,
+    item: &Item,
+    priority: Priority,
+) -> Result<(), BufferError> {
     let seq = transaction.counters.next_seq.max(1);
     let mut table = open(transaction, Lane::of(&item.operation), priority)?;
-    table.insert(seq, encode(item).as_slice()).map_err(|error| transaction.storage(error))?;
+    table
+        .insert(seq, encode(item).as_slice())
+        .map_err(|error| transaction.storage(error))?;
     drop(table);
     transaction.counters.next_seq = seq + 1;
     transaction.counters.pending += 1;
@@ -158,15 +169,23 @@ fn open<'t>(
     lane: Lane,
     priority: Priority,
 ) -> Result<Table<'t, u64, &'static [u8]>, BufferError> {
-    transaction.txn.open_table(queue(lane, priority)).map_err(|error| transaction.storage(error))
+    transaction
+        .txn
+        .open_table(queue(lane, priority))
+        .map_err(|error| transaction.storage(error))
 }
 
 /// Brings the index up to what this transaction sees.
 fn catch_up(transaction: &Transaction<'_>, index: &mut PendingIndex) -> Result<(), BufferError> {
     let next_seq = transaction.counters.next_seq;
-    let Some(unseen) = index.unseen(next_seq) else { return Ok(()) };
+    let Some(unseen) = index.unseen(next_seq) else {
+        return Ok(());
+    };
     for (lane, priority, definition) in queues() {
-        let table = transaction.txn.open_table(definition).map_err(|error| transaction.storage(error))?;
+        let table = transaction
+            .txn
+            .open_table(definition)
+            .map_err(|error| transaction.storage(error))?;
         index
             .absorb((lane, priority), &table, unseen.clone())
             .map_err(|error| transaction.storage(error))?;
@@ -186,8 +205,14 @@ fn present(
     let mut found = Vec::new();
     for place in index.of_resource(key) {
         let table = open(transaction, place.lane(), place.priority())?;
-        let bytes = table.get(place.seq()).map_err(|error| transaction.storage(error))?;
-        found.extend(bytes.and_then(|bytes| whole(place, bytes.value())).filter(|queued| queued.item.operation.resource() == *key));
+        let bytes = table
+            .get(place.seq())
+            .map_err(|error| transaction.storage(error))?;
+        found.extend(
+            bytes
+                .and_then(|bytes| whole(place, bytes.value()))
+                .filter(|queued| queued.item.operation.resource() == *key),
+        );
     }
     found.sort_by_key(|queued| queued.place.seq());
     Ok(found)
@@ -196,7 +221,11 @@ fn present(
 /// An item as read, unless it is damaged or of a newer version.
 pub(super) fn whole(place: Place, bytes: &[u8]) -> Option<Queued> {
     match decode::<Item>(bytes) {
-        Decoded::Whole(item) => Some(Queued { place, checksum: checksum(bytes), item }),
+        Decoded::Whole(item) => Some(Queued {
+            place,
+            checksum: checksum(bytes),
+            item,
+        }),
         Decoded::Damaged | Decoded::Newer => None,
     }
 }
@@ -213,7 +242,10 @@ pub(super) fn fold(
     if current.is_none() && transaction.counters.pending >= room {
         return Err(BufferError::Full { max_items: room });
     }
-    if let Some(newest) = current.as_ref().and_then(|queued| queued.item.operation.change()) {
+    if let Some(newest) = current
+        .as_ref()
+        .and_then(|queued| queued.item.operation.change())
+    {
         clock.observe(newest.newest());
     }
     stamp(transaction, clock, &mut operation);
@@ -221,17 +253,28 @@ pub(super) fn fold(
     let outcome = judge(&operation, row.as_ref());
     let before = row.map(|row| row.state);
     if outcome != Outcome::Applied {
-        return Ok(Folded { outcome, state: before, created: false });
+        return Ok(Folded {
+            outcome,
+            state: before,
+            created: false,
+        });
     }
     let after = operation.applied_to(before.as_ref());
     let created = before.is_none();
     store_folded(transaction, current, operation, after.clone())?;
-    Ok(Folded { outcome, state: after, created })
+    Ok(Folded {
+        outcome,
+        state: after,
+        created,
+    })
 }
 
 fn row_of(queued: &Queued) -> Option<Row> {
     let operation = &queued.item.operation;
-    operation.change().map(|state| Row { owner: operation.user_id.clone(), state })
+    operation.change().map(|state| Row {
+        owner: operation.user_id.clone(),
+        state,
+    })
 }
 
 fn store_folded(
@@ -251,11 +294,17 @@ fn store_folded(
     };
     let mut item = queued.item;
     item.operation.stamp = operation.stamp;
-    item.operation.kind = if operation.kind == Kind::Delete { Kind::Delete } else { item.operation.kind };
+    item.operation.kind = if operation.kind == Kind::Delete {
+        Kind::Delete
+    } else {
+        item.operation.kind
+    };
     item.operation.idempotency = operation.idempotency.or(item.operation.idempotency);
     set_change(&mut item.operation, after);
     let mut table = open(transaction, queued.place.lane(), queued.place.priority())?;
-    table.insert(queued.place.seq(), encode(&item).as_slice()).map_err(|error| transaction.storage(error))?;
+    table
+        .insert(queued.place.seq(), encode(&item).as_slice())
+        .map_err(|error| transaction.storage(error))?;
     Ok(())
 }
 
@@ -263,7 +312,7 @@ fn store_folded(
 fn set_change(operation: &mut Operation, whole: Option<State>) {
     match (&mut operation.body, whole) {
         (Body::Task { change, .. }, Some(State::Task(task))) => *change = task,
-        (Body::Profile { change, .. }, Some(State::Profile(profile))) => *change = profile,
+        (Body::Profile { change, .. }, Some(State::Profile(profile))) => **change = profile,
         _ => {}
     }
 }
@@ -275,17 +324,18 @@ pub(super) fn settle(
     now: Timestamp,
 ) -> Result<SettleReport, BufferError> {
     let mut report = SettleReport::default();
+    let mut finished = Vec::new();
     for ((lane, priority), group) in by_queue(settlements) {
         let gone = take_from_queue(transaction, (lane, priority), &group)?;
         for (settlement, gone) in group.into_iter().zip(gone) {
             if gone {
-                carry_out(transaction, settlement, now, &mut report)?;
+                finished.extend(carry_out(transaction, settlement, now, &mut report)?);
             } else {
                 report.skipped += 1;
             }
         }
     }
-    prune_finished(transaction)?;
+    finish(transaction, finished)?;
     Ok(report)
 }
 
@@ -293,7 +343,10 @@ fn by_queue(settlements: Vec<Settlement>) -> Vec<((Lane, Priority), Vec<Settleme
     let mut groups: HashMap<(Lane, Priority), Vec<Settlement>> = HashMap::new();
     for settlement in settlements {
         let place = settlement.queued.place;
-        groups.entry((place.lane(), place.priority())).or_default().push(settlement);
+        groups
+            .entry((place.lane(), place.priority()))
+            .or_default()
+            .push(settlement);
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(queue, _)| *queue);
@@ -310,9 +363,16 @@ fn take_from_queue(
     let wanted: HashMap<u64, (usize, u32)> = group
         .iter()
         .enumerate()
-        .map(|(position, settlement)| (settlement.queued.place.seq(), (position, settlement.queued.checksum)))
+        .map(|(position, settlement)| {
+            (
+                settlement.queued.place.seq(),
+                (position, settlement.queued.checksum),
+            )
+        })
         .collect();
-    let (Some(first), Some(last)) = (wanted.keys().min(), wanted.keys().max()) else { return Ok(Vec::new()) };
+    let (Some(first), Some(last)) = (wanted.keys().min(), wanted.keys().max()) else {
+        return Ok(Vec::new());
+    };
     let mut removed = vec![false; group.len()];
     let mut table = open(transaction, lane, priority)?;
     table
@@ -327,102 +387,144 @@ fn take_from_queue(
     Ok(removed)
 }
 
-/// Carries out the verdict on an item that has been removed from its queue.
+/// Carries out the verdict on an item that has been removed from its queue. Gives its record if it is finished.
 fn carry_out(
     transaction: &mut Transaction<'_>,
     settlement: Settlement,
     now: Timestamp,
     report: &mut SettleReport,
-) -> Result<(), BufferError> {
-    let Queued { place, mut item, .. } = settlement.queued;
-    match settlement.verdict {
+) -> Result<Option<OperationRecord>, BufferError> {
+    let Queued {
+        place, mut item, ..
+    } = settlement.queued;
+    let state = match settlement.verdict {
         Verdict::Retry { error, not_before } => {
             item.retries = item.retries.saturating_add(1);
             item.last_error = Some(error);
             item.not_before = Some(not_before);
             report.retried += 1;
-            let mut table = open(transaction, place.lane(), place.priority())?;
-            table.insert(place.seq(), encode(&item).as_slice()).map_err(|error| transaction.storage(error))?;
-            return Ok(());
-        }
-        Verdict::Applied => {
-            finish(transaction, &item, OperationState::Applied, now)?;
-            transaction.counters.applied += 1;
-            report.applied += 1;
-        }
-        Verdict::Superseded => {
-            finish(transaction, &item, OperationState::Superseded, now)?;
-            transaction.counters.superseded += 1;
-            report.superseded += 1;
+            put_back(transaction, place, &item)?;
+            return Ok(None);
         }
         Verdict::Dead { reason } => {
-            bury(transaction, &DeadLetter { item, reason, died_at: now })?;
+            bury(
+                transaction,
+                &DeadLetter {
+                    item,
+                    reason,
+                    died_at: now,
+                },
+            )?;
             report.dead += 1;
+            transaction.counters.pending = transaction.counters.pending.saturating_sub(1);
+            return Ok(None);
         }
-    }
+        Verdict::Applied => {
+            transaction.counters.applied += 1;
+            report.applied += 1;
+            OperationState::Applied
+        }
+        Verdict::Superseded => {
+            transaction.counters.superseded += 1;
+            report.superseded += 1;
+            OperationState::Superseded
+        }
+    };
     transaction.counters.pending = transaction.counters.pending.saturating_sub(1);
+    Ok(Some(OperationRecord {
+        state,
+        finished_at: Some(now),
+        ..item.record()
+    }))
+}
+
+fn put_back(transaction: &Transaction<'_>, place: Place, item: &Item) -> Result<(), BufferError> {
+    let mut table = open(transaction, place.lane(), place.priority())?;
+    table
+        .insert(place.seq(), encode(item).as_slice())
+        .map_err(|error| transaction.storage(error))?;
     Ok(())
 }
 
+/// Writes down what has ended, and removes the oldest batches while the newest [`FINISHED_MAX`] records stay.
 fn finish(
     transaction: &mut Transaction<'_>,
-    item: &Item,
-    state: OperationState,
-    now: Timestamp,
+    records: Vec<OperationRecord>,
 ) -> Result<(), BufferError> {
-    let record = OperationRecord { state, finished_at: Some(now), ..item.record() };
-    let key = operation_key(record.id);
-    let mut finished = transaction.txn.open_table(FINISHED).map_err(|error| transaction.storage(error))?;
-    finished.insert(key, encode(&record).as_slice()).map_err(|error| transaction.storage(error))?;
-    let mut order = transaction.txn.open_table(FINISHED_ORDER).map_err(|error| transaction.storage(error))?;
-    order.insert(transaction.counters.next_finish, key).map_err(|error| transaction.storage(error))?;
-    transaction.counters.next_finish += 1;
-    Ok(())
+    let Some(batch) = FinishedBatch::new(records) else {
+        return Ok(());
+    };
+    let first = transaction.counters.next_finish;
+    let mut finished = transaction
+        .txn
+        .open_table(FINISHED)
+        .map_err(|error| transaction.storage(error))?;
+    finished
+        .insert(first, encode(&batch).as_slice())
+        .map_err(|error| transaction.storage(error))?;
+    transaction.counters.next_finish += batch.records.len() as u64;
+    let oldest_kept = transaction
+        .counters
+        .next_finish
+        .saturating_sub(FINISHED_MAX);
+    loop {
+        let second = finished
+            .iter()
+            .map_err(|error| transaction.storage(error))?
+            .nth(1)
+            .transpose();
+        let second = second
+            .map_err(|error| transaction.storage(error))?
+            .map(|(number, _)| number.value());
+        if second.is_none_or(|number| number > oldest_kept) {
+            return Ok(());
+        }
+        finished
+            .pop_first()
+            .map_err(|error| transaction.storage(error))?;
+    }
 }
 
 /// Puts a dead letter with the others and counts it.
-pub(super) fn bury(transaction: &mut Transaction<'_>, letter: &DeadLetter) -> Result<(), BufferError> {
-    let mut dead = transaction.txn.open_table(DEAD).map_err(|error| transaction.storage(error))?;
+pub(super) fn bury(
+    transaction: &mut Transaction<'_>,
+    letter: &DeadLetter,
+) -> Result<(), BufferError> {
+    let mut dead = transaction
+        .txn
+        .open_table(DEAD)
+        .map_err(|error| transaction.storage(error))?;
     let key = operation_key(letter.item.operation.id);
-    let replaced = dead.insert(key, encode(letter).as_slice()).map_err(|error| transaction.storage(error))?;
+    let replaced = dead
+        .insert(key, encode(letter).as_slice())
+        .map_err(|error| transaction.storage(error))?;
     if replaced.is_none() {
         transaction.counters.dead += 1;
     }
     Ok(())
 }
 
-/// Removes the oldest finished records beyond [`FINISHED_MAX`].
-fn prune_finished(transaction: &Transaction<'_>) -> Result<(), BufferError> {
-    let oldest_kept = transaction.counters.next_finish.saturating_sub(FINISHED_MAX);
-    remove_finished_before(transaction, oldest_kept).map(|_| ())
-}
-
-/// Removes the finished records numbered below `oldest_kept`; gives how many there were.
-pub(super) fn remove_finished_before(transaction: &Transaction<'_>, oldest_kept: u64) -> Result<u64, BufferError> {
-    let mut order = transaction.txn.open_table(FINISHED_ORDER).map_err(|error| transaction.storage(error))?;
-    let mut finished = transaction.txn.open_table(FINISHED).map_err(|error| transaction.storage(error))?;
-    let mut removed = Vec::new();
-    order
-        .retain_in(..oldest_kept, |_, id| {
-            removed.push(id);
-            false
-        })
-        .map_err(|error| transaction.storage(error))?;
-    for id in &removed {
-        finished.remove(id).map_err(|error| transaction.storage(error))?;
-    }
-    Ok(removed.len() as u64)
-}
-
 /// Moves items whose checksum is wrong out of their queues; they count as dead from then on. Gives how many.
-pub(super) fn set_aside(transaction: &mut Transaction<'_>, places: &[Place]) -> Result<u64, BufferError> {
+pub(super) fn set_aside(
+    transaction: &mut Transaction<'_>,
+    places: &[Place],
+) -> Result<u64, BufferError> {
     let mut moved = 0;
     for place in places {
         let mut table = open(transaction, place.lane(), place.priority())?;
-        let bytes = table.remove(place.seq()).map_err(|error| transaction.storage(error))?;
-        let Some(bytes) = bytes.map(|bytes| bytes.value().to_vec()) else { continue };
-        let mut aside = transaction.txn.open_table(SET_ASIDE).map_err(|error| transaction.storage(error))?;
-        aside.insert(place.seq(), bytes.as_slice()).map_err(|error| transaction.storage(error))?;
+        let bytes = table
+            .remove(place.seq())
+            .map_err(|error| transaction.storage(error))?;
+        let Some(bytes) = bytes.map(|bytes| bytes.value().to_vec()) else {
+            continue;
+        };
+        let mut aside = transaction
+            .txn
+            .open_table(SET_ASIDE)
+            .map_err(|error| transaction.storage(error))?;
+        aside
+            .insert(place.seq(), bytes.as_slice())
+            .map_err(|error| transaction.storage(error))?;
         moved += 1;
     }
     transaction.counters.dead += moved;

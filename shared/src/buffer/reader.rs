@@ -8,14 +8,18 @@ use std::sync::{Arc, Mutex};
 use redb::{ConcurrencyMode, Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
 use uuid::Uuid;
 
-use crate::domain::{OperationId, OperationRecord, ResourceKey, Revocation, Session, State, Timestamp, UserId};
+use crate::domain::{
+    OperationId, OperationRecord, ResourceKey, Revocation, Session, State, Timestamp, UserId,
+};
 
 use super::batch::{Batch, Skip};
 use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
 use super::queue::Queued;
-use super::schema::{Counters, DeadLetter, Item, Lane, REVOCATIONS, SCHEMA_KEY, SCHEMA_VERSION, SESSIONS};
+use super::schema::{
+    Counters, DeadLetter, Item, Lane, REVOCATIONS, SCHEMA_KEY, SCHEMA_VERSION, SESSIONS,
+};
 use super::snap::Snap;
 
 /// The state of the buffer at one moment.
@@ -45,13 +49,22 @@ impl Snapshot {
 
     /// What doesn't add up, in words; empty when all does.
     pub fn discrepancies(&self) -> Vec<String> {
-        let in_queues: u64 = Lane::ALL.into_iter().map(|lane| self.waiting_in(lane)).sum();
+        let in_queues: u64 = Lane::ALL
+            .into_iter()
+            .map(|lane| self.waiting_in(lane))
+            .sum();
         let mut found = Vec::new();
         if self.counters.imbalance() != 0 {
-            found.push(format!("accepted items not accounted for: {}", self.counters.imbalance()));
+            found.push(format!(
+                "accepted items not accounted for: {}",
+                self.counters.imbalance()
+            ));
         }
         if in_queues != self.counters.pending {
-            found.push(format!("{} items in the queues, {} counted as pending", in_queues, self.counters.pending));
+            found.push(format!(
+                "{} items in the queues, {} counted as pending",
+                in_queues, self.counters.pending
+            ));
         }
         found
     }
@@ -81,7 +94,10 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn shared(file: Arc<OpenFile>, index: Arc<Mutex<PendingIndex>>) -> Self {
-        Reader { source: Source::Shared(file), index }
+        Reader {
+            source: Source::Shared(file),
+            index,
+        }
     }
 
     /// Opens the file for reading only, beside whoever writes it. `Ok(None)` when there is no file.
@@ -93,16 +109,23 @@ impl Reader {
             return Ok(None);
         }
         let mut builder = Database::builder();
-        builder.set_cache_size(16 * 1024 * 1024).set_concurrency_mode(ConcurrencyMode::MultiWriter);
+        builder
+            .set_cache_size(16 * 1024 * 1024)
+            .set_concurrency_mode(ConcurrencyMode::MultiWriter);
         let source = match builder.open_read_only(path) {
             Ok(database) => Source::ReadOnly(path.to_owned(), database),
             Err(redb::DatabaseError::RepairAborted) => {
-                let database = builder.open(path).map_err(|error| BufferError::storage(path, error))?;
+                let database = builder
+                    .open(path)
+                    .map_err(|error| BufferError::storage(path, error))?;
                 Source::Repaired(path.to_owned(), database)
             }
             Err(error) => return Err(BufferError::storage(path, error)),
         };
-        let reader = Reader { source, index: Arc::default() };
+        let reader = Reader {
+            source,
+            index: Arc::default(),
+        };
         reader.check_schema()?;
         Ok(Some(reader))
     }
@@ -119,7 +142,10 @@ impl Reader {
     }
 
     /// Runs a read in a snapshot of its own; a handle that an I/O error has made useless is opened anew for the next.
-    fn read<T>(&self, work: impl Fn(&Snap<'_>) -> Result<T, BufferError>) -> Result<T, BufferError> {
+    fn read<T>(
+        &self,
+        work: impl Fn(&Snap<'_>) -> Result<T, BufferError>,
+    ) -> Result<T, BufferError> {
         match &self.source {
             Source::Shared(file) => {
                 let handle = file.handle();
@@ -144,18 +170,35 @@ impl Reader {
     }
 
     fn snap(&self, txn: ReadTransaction, generation: u64) -> Snap<'_> {
-        Snap { txn, generation, path: self.path(), index: &self.index }
+        Snap {
+            txn,
+            generation,
+            path: self.path(),
+            index: &self.index,
+        }
     }
 
     /// Refuses a file of a newer schema. A new file has none yet.
     pub(super) fn check_schema(&self) -> Result<(), BufferError> {
-        let found = self.read(|snap| snap.meta(SCHEMA_KEY))?.map(|bytes| version_from(&bytes));
+        let found = self
+            .read(|snap| snap.meta(SCHEMA_KEY))?
+            .map(|bytes| version_from(&bytes));
         match found {
-            Some(found) if found > SCHEMA_VERSION => {
-                Err(BufferError::NewerSchema { path: self.path().to_owned(), found, known: SCHEMA_VERSION })
-            }
+            Some(found) if found > SCHEMA_VERSION => Err(BufferError::NewerSchema {
+                path: self.path().to_owned(),
+                found,
+                known: SCHEMA_VERSION,
+            }),
             _ => Ok(()),
         }
+    }
+
+    /// Makes the index of what is pending, which the first question would otherwise have to wait for.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn warm(&self) -> Result<(), BufferError> {
+        self.read(|snap| snap.catch_up())
     }
 
     /// The counters alone: the cheapest look at the file.
@@ -171,7 +214,13 @@ impl Reader {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn next_batch(&self, lane: Lane, limit: usize, skip: &Skip, now: Timestamp) -> Result<Batch, BufferError> {
+    pub fn next_batch(
+        &self,
+        lane: Lane,
+        limit: usize,
+        skip: &Skip,
+        now: Timestamp,
+    ) -> Result<Batch, BufferError> {
         self.read(|snap| snap.next_batch(lane, limit, skip, now))
     }
 
@@ -181,7 +230,10 @@ impl Reader {
     /// When the file can't be read.
     pub fn snapshot(&self) -> Result<Snapshot, BufferError> {
         let mut snapshot = self.read(|snap| snap.snapshot())?;
-        let metadata = self.path().metadata().map_err(|error| BufferError::io(self.path(), &error))?;
+        let metadata = self
+            .path()
+            .metadata()
+            .map_err(|error| BufferError::io(self.path(), &error))?;
         snapshot.size_bytes = metadata.len();
         Ok(snapshot)
     }
@@ -190,7 +242,11 @@ impl Reader {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn find_pending(&self, user: &UserId, key: &ResourceKey) -> Result<Option<PendingView>, BufferError> {
+    pub fn find_pending(
+        &self,
+        user: &UserId,
+        key: &ResourceKey,
+    ) -> Result<Option<PendingView>, BufferError> {
         self.read(|snap| {
             snap.catch_up()?;
             Ok(view_of(user, snap.items_of(key)?))
@@ -201,7 +257,10 @@ impl Reader {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn list_pending(&self, user: &UserId) -> Result<Vec<(ResourceKey, PendingView)>, BufferError> {
+    pub fn list_pending(
+        &self,
+        user: &UserId,
+    ) -> Result<Vec<(ResourceKey, PendingView)>, BufferError> {
         self.read(|snap| {
             snap.catch_up()?;
             let keys = snap.ask_index(|index| index.of_user(user));
@@ -253,14 +312,20 @@ impl Reader {
     /// When the file can't be read.
     pub fn list_items(&self, lane: Lane, limit: usize) -> Result<Vec<Queued>, BufferError> {
         let always = Timestamp::from_micros(i64::MAX);
-        Ok(self.next_batch(lane, limit, &Skip::default(), always)?.items)
+        Ok(self
+            .next_batch(lane, limit, &Skip::default(), always)?
+            .items)
     }
 
     /// Up to `limit` dead letters, the oldest operation first, beginning after `after`.
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn list_dead(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<DeadLetter>, BufferError> {
+    pub fn list_dead(
+        &self,
+        after: Option<OperationId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, BufferError> {
         self.read(|snap| snap.list_dead(after, limit))
     }
 
@@ -317,5 +382,8 @@ fn view_of(user: &UserId, items: Vec<Queued>) -> Option<PendingView> {
             None => state = Some(part),
         }
     }
-    Some(PendingView { state: state?, operations })
+    Some(PendingView {
+        state: state?,
+        operations,
+    })
 }

@@ -13,9 +13,10 @@ use crate::domain::{OperationId, OperationRecord, Timestamp};
 
 use super::error::BufferError;
 use super::lock::beside;
-use super::queue::remove_finished_before;
+use super::schema::{
+    DEAD, DeadLetter, FINISHED, FinishedBatch, REVOCATIONS, SESSIONS, encode, operation_key,
+};
 use super::snap::whole_value;
-use super::schema::{DEAD, DeadLetter, FINISHED, FINISHED_ORDER, REVOCATIONS, SESSIONS, encode, operation_key};
 use super::writer::Transaction;
 
 /// Most records removed in one transaction, so that it stays short.
@@ -62,7 +63,10 @@ impl ArchiveLine {
             operation: record.kind.as_str().to_owned(),
             reason: letter.reason.clone(),
             died_at: letter.died_at.to_string(),
-            letter: encode(letter).iter().map(|byte| format!("{byte:02x}")).collect(),
+            letter: encode(letter)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
         }
     }
 
@@ -70,7 +74,11 @@ impl ArchiveLine {
         let digits = self.letter.as_bytes();
         let bytes: Option<Vec<u8>> = digits
             .chunks(2)
-            .map(|pair| std::str::from_utf8(pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()))
+            .map(|pair| {
+                std::str::from_utf8(pair)
+                    .ok()
+                    .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            })
             .collect();
         whole_value(&bytes?)
     }
@@ -82,7 +90,13 @@ pub(super) fn archive(buffer: &Path, letters: &[DeadLetter], now: Timestamp) -> 
     let directory = archive_directory(buffer);
     if !directory.exists() {
         DirBuilder::new().mode(0o700).create(&directory)?;
-        File::open(directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(
+            directory
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+        )?
+        .sync_all()?;
     }
     let month = now.to_datetime().format("%Y-%m.jsonl").to_string();
     let path = directory.join(month);
@@ -92,7 +106,11 @@ pub(super) fn archive(buffer: &Path, letters: &[DeadLetter], now: Timestamp) -> 
         serde_json::to_writer(&mut lines, &ArchiveLine::of(letter))?;
         lines.push(b'\n');
     }
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)?;
     file.write_all(&lines)?;
     file.sync_all()?;
     if is_new {
@@ -113,9 +131,14 @@ pub fn read_archive(path: &Path) -> io::Result<(Vec<DeadLetter>, Vec<usize>)> {
         if line.trim().is_empty() {
             continue;
         }
-        let letter = serde_json::from_str::<ArchiveLine>(&line).ok().and_then(|line| line.letter());
+        let letter = serde_json::from_str::<ArchiveLine>(&line)
+            .ok()
+            .and_then(|line| line.letter());
         match letter {
-            Some(letter) if letters.iter().any(|known| known.item.operation.id == letter.item.operation.id) => {}
+            Some(letter)
+                if letters
+                    .iter()
+                    .any(|known| known.item.operation.id == letter.item.operation.id) => {}
             Some(letter) => letters.push(letter),
             None => unreadable.push(number + 1),
         }
@@ -137,33 +160,59 @@ pub(super) fn step(
     let letters = old_letters(transaction, cutoff)?;
     if !letters.is_empty() {
         archive(buffer, &letters, now).map_err(|error| BufferError::io(buffer, &error))?;
-        remove_dead(transaction, letters.iter().map(|letter| letter.item.operation.id))?;
+        remove_dead(
+            transaction,
+            letters.iter().map(|letter| letter.item.operation.id),
+        )?;
         transaction.counters.archived += letters.len() as u64;
     }
     remove_expired(transaction, now)?;
     let more = finished_removed >= STEP_MAX as u64 || letters.len() >= STEP_MAX;
-    Ok(RetentionReport { finished_removed, archived: letters.len() as u64, more })
+    Ok(RetentionReport {
+        finished_removed,
+        archived: letters.len() as u64,
+        more,
+    })
 }
 
+/// Removes the batches of finished records that ended before the cutoff; gives how many records.
 fn remove_finished(transaction: &Transaction<'_>, cutoff: Timestamp) -> Result<u64, BufferError> {
-    let order = transaction.txn.open_table(FINISHED_ORDER).map_err(|error| transaction.storage(error))?;
-    let finished = transaction.txn.open_table(FINISHED).map_err(|error| transaction.storage(error))?;
-    let mut oldest_kept = 0;
-    for entry in order.iter().map_err(|error| transaction.storage(error))?.take(STEP_MAX) {
-        let (number, id) = entry.map_err(|error| transaction.storage(error))?;
-        let bytes = finished.get(id.value()).map_err(|error| transaction.storage(error))?;
-        let record: Option<OperationRecord> = bytes.and_then(|bytes| whole_value(bytes.value()));
-        if record.and_then(|record| record.finished_at).is_some_and(|finished_at| finished_at > cutoff) {
+    let mut finished = transaction
+        .txn
+        .open_table(FINISHED)
+        .map_err(|error| transaction.storage(error))?;
+    let mut removed = 0;
+    loop {
+        let oldest = finished
+            .first()
+            .map_err(|error| transaction.storage(error))?;
+        let batch = oldest.map(|(_, bytes)| whole_value::<FinishedBatch>(bytes.value()));
+        let Some(batch) = batch else { break };
+        let records = batch.map(|batch| batch.records).unwrap_or_default();
+        let is_young = |record: &OperationRecord| {
+            record
+                .finished_at
+                .is_some_and(|finished_at| finished_at > cutoff)
+        };
+        if records.iter().any(is_young) || removed >= STEP_MAX as u64 {
             break;
         }
-        oldest_kept = number.value() + 1;
+        removed += records.len().max(1) as u64;
+        finished
+            .pop_first()
+            .map_err(|error| transaction.storage(error))?;
     }
-    drop((order, finished));
-    remove_finished_before(transaction, oldest_kept)
+    Ok(removed)
 }
 
-fn old_letters(transaction: &Transaction<'_>, cutoff: Timestamp) -> Result<Vec<DeadLetter>, BufferError> {
-    let dead = transaction.txn.open_table(DEAD).map_err(|error| transaction.storage(error))?;
+fn old_letters(
+    transaction: &Transaction<'_>,
+    cutoff: Timestamp,
+) -> Result<Vec<DeadLetter>, BufferError> {
+    let dead = transaction
+        .txn
+        .open_table(DEAD)
+        .map_err(|error| transaction.storage(error))?;
     let mut letters = Vec::new();
     for entry in dead.iter().map_err(|error| transaction.storage(error))? {
         let (_, bytes) = entry.map_err(|error| transaction.storage(error))?;
@@ -181,14 +230,22 @@ pub(super) fn remove_dead(
     transaction: &mut Transaction<'_>,
     ids: impl IntoIterator<Item = OperationId>,
 ) -> Result<Vec<DeadLetter>, BufferError> {
-    let mut dead = transaction.txn.open_table(DEAD).map_err(|error| transaction.storage(error))?;
+    let mut dead = transaction
+        .txn
+        .open_table(DEAD)
+        .map_err(|error| transaction.storage(error))?;
     let mut removed = Vec::new();
     for id in ids {
-        let bytes = dead.remove(operation_key(id)).map_err(|error| transaction.storage(error))?;
+        let bytes = dead
+            .remove(operation_key(id))
+            .map_err(|error| transaction.storage(error))?;
         removed.extend(bytes.and_then(|bytes| whole_value::<DeadLetter>(bytes.value())));
     }
     drop(dead);
-    transaction.counters.dead = transaction.counters.dead.saturating_sub(removed.len() as u64);
+    transaction.counters.dead = transaction
+        .counters
+        .dead
+        .saturating_sub(removed.len() as u64);
     Ok(removed)
 }
 
@@ -198,9 +255,17 @@ fn remove_expired(transaction: &mut Transaction<'_>, now: Timestamp) -> Result<(
         let revocation: Option<crate::domain::Revocation> = whole_value(bytes);
         revocation.is_some_and(|revocation| revocation.keep_until < now)
     };
-    let mut revocations = transaction.txn.open_table(REVOCATIONS).map_err(|error| transaction.storage(error))?;
-    revocations.retain(|_, bytes| !expired(bytes)).map_err(|error| transaction.storage(error))?;
-    let mut sessions = transaction.txn.open_table(SESSIONS).map_err(|error| transaction.storage(error))?;
+    let mut revocations = transaction
+        .txn
+        .open_table(REVOCATIONS)
+        .map_err(|error| transaction.storage(error))?;
+    revocations
+        .retain(|_, bytes| !expired(bytes))
+        .map_err(|error| transaction.storage(error))?;
+    let mut sessions = transaction
+        .txn
+        .open_table(SESSIONS)
+        .map_err(|error| transaction.storage(error))?;
     sessions
         .retain(|_, bytes| {
             let session: Option<crate::domain::Session> = whole_value(bytes);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `postgres_1` … `postgres_5`, `redis_1` … `redis_5` | sequence number → [item](Item), one table a lane and priority |
 //! | `dead` | operation id → [dead letter](DeadLetter) |
-//! | `finished`, `finished_order` | operation id → record; order of finishing → operation id |
+//! | `finished` | number of its first record → [records](FinishedBatch) of the operations that ended in one transaction |
 //! | `set_aside` | sequence number → bytes of an item whose checksum is wrong |
 //! | `revocations`, `sessions` | session id → revocation, session |
 //! | `commits` | writer → its last group commit, to learn the fate of a commit that returned an error |
@@ -20,7 +20,10 @@
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Operation, OperationRecord, OperationState, Priority, State, Timestamp};
+use crate::domain::{
+    Kind, Operation, OperationId, OperationRecord, OperationState, Priority, ResourceKey,
+    SessionId, Stamp, State, TaskId, Timestamp, UserId,
+};
 
 /// Version of the tables. A file with a greater one is refused.
 pub(super) const SCHEMA_VERSION: u64 = 1;
@@ -89,19 +92,22 @@ pub(super) fn queue(lane: Lane, priority: Priority) -> QueueTable {
 /// Every queue, a lane at a time, the most urgent first.
 pub(super) fn queues() -> impl Iterator<Item = (Lane, Priority, QueueTable)> {
     Lane::ALL.into_iter().flat_map(|lane| {
-        Priority::ALL.into_iter().map(move |priority| (lane, priority, queue(lane, priority)))
+        Priority::ALL
+            .into_iter()
+            .map(move |priority| (lane, priority, queue(lane, priority)))
     })
 }
 
 pub(super) const DEAD: TableDefinition<'static, u128, &'static [u8]> = TableDefinition::new("dead");
-pub(super) const FINISHED: TableDefinition<'static, u128, &'static [u8]> = TableDefinition::new("finished");
-pub(super) const FINISHED_ORDER: TableDefinition<'static, u64, u128> = TableDefinition::new("finished_order");
+pub(super) const FINISHED: QueueTable = TableDefinition::new("finished");
 pub(super) const SET_ASIDE: QueueTable = TableDefinition::new("set_aside");
 pub(super) const REVOCATIONS: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("revocations");
-pub(super) const SESSIONS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("sessions");
+pub(super) const SESSIONS: TableDefinition<'static, &'static str, &'static [u8]> =
+    TableDefinition::new("sessions");
 pub(super) const COMMITS: TableDefinition<'static, u64, u64> = TableDefinition::new("commits");
-pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> =
+    TableDefinition::new("meta");
 
 /// Keys of [`META`].
 pub(super) const SCHEMA_KEY: &str = "schema_version";
@@ -167,7 +173,13 @@ pub struct Item {
 impl Item {
     /// A new one.
     pub(super) fn new(operation: Operation, base: Option<State>) -> Self {
-        Item { operation, base, retries: 0, last_error: None, not_before: None }
+        Item {
+            operation,
+            base,
+            retries: 0,
+            last_error: None,
+            not_before: None,
+        }
     }
 
     /// As the contract shows it.
@@ -203,6 +215,35 @@ impl DeadLetter {
     }
 }
 
+/// Records of operations that ended together. They are written and removed as one value: as entries of their own they
+/// took a third of what a drain costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FinishedBatch {
+    oldest: OperationId,
+    newest: OperationId,
+    pub(super) records: Vec<OperationRecord>,
+}
+
+impl FinishedBatch {
+    /// A batch of these records; `None` of none.
+    pub(super) fn new(records: Vec<OperationRecord>) -> Option<Self> {
+        let ids = || records.iter().map(|record| record.id);
+        let (oldest, newest) = (ids().min()?, ids().max()?);
+        Some(FinishedBatch {
+            oldest,
+            newest,
+            records,
+        })
+    }
+
+    /// Whether an encoded batch may hold this operation's record, by its beginning alone.
+    pub(super) fn may_hold(bytes: &[u8], id: OperationId) -> bool {
+        let encoded = bytes.get(ITEM_HEADER_BYTES..).unwrap_or_default();
+        let ends = postcard::take_from_bytes::<(OperationId, OperationId)>(encoded);
+        ends.is_ok_and(|((oldest, newest), _)| (oldest..=newest).contains(&id))
+    }
+}
+
 /// Where an item is: its queue and sequence number in 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place(u64);
@@ -217,7 +258,11 @@ impl Place {
 
     /// The item's lane.
     pub fn lane(self) -> Lane {
-        if (self.0 >> Place::SEQ_BITS) < 5 { Lane::Postgres } else { Lane::Redis }
+        if (self.0 >> Place::SEQ_BITS) < 5 {
+            Lane::Postgres
+        } else {
+            Lane::Redis
+        }
     }
 
     /// The item's priority in the queue.
@@ -249,7 +294,8 @@ pub(super) enum Decoded<T> {
 /// Encodes a value with version and checksum.
 pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let header = vec![ITEM_VERSION, 0, 0, 0, 0];
-    let mut bytes = postcard::to_extend(value, header).expect("the types encoded here have no unsized maps");
+    let mut bytes =
+        postcard::to_extend(value, header).expect("the types encoded here have no unsized maps");
     let crc = crc32fast::hash(&bytes[ITEM_HEADER_BYTES..]);
     bytes[1..ITEM_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -277,8 +323,48 @@ pub(super) fn checksum(bytes: &[u8]) -> u32 {
         .map_or(0, u32::from_le_bytes)
 }
 
+/// What the index needs of an item: the fields its encoding begins with, so that the rest needn't be read.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct ItemPrefix {
+    pub(super) id: OperationId,
+    _stamp: Stamp,
+    pub(super) user_id: UserId,
+    _kind: Kind,
+    body: BodyPrefix,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+enum BodyPrefix {
+    Task(TaskId),
+    Profile,
+    Session(SessionId),
+}
+
+impl ItemPrefix {
+    /// Reads the beginning of an encoded item, without looking whether it is whole: what the index says is verified
+    /// where it is used. `None` for what is no item of a known version.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let known = bytes
+            .first()
+            .is_some_and(|version| *version <= ITEM_VERSION);
+        let encoded = bytes.get(ITEM_HEADER_BYTES..).filter(|_| known)?;
+        postcard::take_from_bytes(encoded)
+            .ok()
+            .map(|(prefix, _)| prefix)
+    }
+
+    /// The very thing the operation is about.
+    pub(super) fn resource(&self) -> ResourceKey {
+        match &self.body {
+            BodyPrefix::Task(id) => ResourceKey::Task(*id),
+            BodyPrefix::Profile => ResourceKey::Profile(self.user_id.clone()),
+            BodyPrefix::Session(id) => ResourceKey::Session(id.clone()),
+        }
+    }
+}
+
 /// A key by which operations are stored: increases with the time they were made.
-pub(super) fn operation_key(id: crate::domain::OperationId) -> u128 {
+pub(super) fn operation_key(id: OperationId) -> u128 {
     id.as_uuid().as_u128()
 }
 
@@ -290,19 +376,78 @@ mod tests {
     fn a_place_gives_back_what_it_was_made_of() {
         for (lane, priority, _) in queues() {
             let place = Place::new(lane, priority, 123_456_789_012);
-            assert_eq!((place.lane(), place.priority(), place.seq()), (lane, priority, 123_456_789_012));
+            assert_eq!(
+                (place.lane(), place.priority(), place.seq()),
+                (lane, priority, 123_456_789_012)
+            );
         }
     }
 
     #[test]
     fn every_flipped_bit_of_an_encoded_value_is_noticed() {
         let encoded = encode(&(7u64, "seven".to_owned()));
-        assert!(matches!(decode::<(u64, String)>(&encoded), Decoded::Whole((7, _))));
+        assert!(matches!(
+            decode::<(u64, String)>(&encoded),
+            Decoded::Whole((7, _))
+        ));
         for bit in 8..encoded.len() * 8 {
             let mut flipped = encoded.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(decode::<(u64, String)>(&flipped), Decoded::Damaged), "bit {bit}");
+            assert!(
+                matches!(decode::<(u64, String)>(&flipped), Decoded::Damaged),
+                "bit {bit}"
+            );
         }
+    }
+
+    #[test]
+    fn the_prefix_of_an_item_says_what_the_item_says() {
+        use crate::domain::{Body, ProfileState, Revocation, TaskState};
+        let (user_id, id) = (UserId::parse("ann").expect("valid"), TaskId::generate());
+        let session_id = SessionId::parse("s-1").expect("valid");
+        let revocation = Revocation {
+            session_id,
+            keep_until: Timestamp::from_micros(7),
+        };
+        let profile = Box::<ProfileState>::default();
+        for body in [
+            Body::Task {
+                id,
+                change: TaskState {
+                    created: Some(Stamp::from_i64(9)),
+                    ..TaskState::default()
+                },
+            },
+            Body::Profile {
+                change: profile.clone(),
+                provision: profile,
+            },
+            Body::Session(revocation),
+        ] {
+            let operation = Operation {
+                id: OperationId::generate(),
+                stamp: Stamp::from_i64(77),
+                user_id: user_id.clone(),
+                kind: Kind::Update,
+                body,
+                precondition: None,
+                idempotency: None,
+                accepted_at: Timestamp::from_micros(1),
+                priority: Priority::default(),
+                buffered: true,
+            };
+            let prefix =
+                ItemPrefix::read(&encode(&Item::new(operation.clone(), None))).expect("an item");
+            assert_eq!(
+                (prefix.id, &prefix.user_id),
+                (operation.id, &operation.user_id)
+            );
+            assert_eq!(prefix.resource(), operation.resource());
+        }
+        assert!(
+            ItemPrefix::read(&[]).is_none()
+                && ItemPrefix::read(&[ITEM_VERSION + 1, 0, 0, 0, 0]).is_none()
+        );
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl Buffer {
         let index = Arc::<Mutex<PendingIndex>>::default();
         let reader = Reader::shared(Arc::clone(&file), Arc::clone(&index));
         reader.check_schema()?;
-        let Registration { node_number, writer_number } = file.guard(|| register(&file, &file.handle()))?;
+        let Registration {
+            node_number,
+            writer_number,
+        } = file.guard(|| register(&file, &file.handle()))?;
         let (writer, thread) = Writer::start(Arc::clone(&file), writer_number, DEADLINE)?;
         Ok(Buffer(Arc::new(Inner {
             path: config.path.clone(),
@@ -119,10 +122,17 @@ impl Buffer {
     ///
     /// # Errors
     /// [`BufferError::Full`], [`BufferError::Busy`], or what the file's disk says; it isn't accepted then.
-    pub async fn append(&self, operation: Operation, base: Option<State>, slot: Slot) -> Result<Operation, BufferError> {
+    pub async fn append(
+        &self,
+        operation: Operation,
+        base: Option<State>,
+        slot: Slot,
+    ) -> Result<Operation, BufferError> {
         let (index, clock, room) = self.for_append(slot);
         let item = Item::new(operation, base);
-        let accepted = self.submit(move |transaction| queue::append(transaction, (&index, &clock), item, room)).await?;
+        let accepted = self
+            .submit(move |transaction| queue::append(transaction, (&index, &clock), item, room))
+            .await?;
         Ok(accepted.operation)
     }
 
@@ -132,7 +142,8 @@ impl Buffer {
     /// As [`Buffer::append`]; nothing is changed then.
     pub async fn fold(&self, operation: Operation) -> Result<Folded, BufferError> {
         let (index, clock, room) = self.for_append(Slot::Ordinary);
-        self.submit(move |transaction| queue::fold(transaction, (&index, &clock), operation, room)).await
+        self.submit(move |transaction| queue::fold(transaction, (&index, &clock), operation, room))
+            .await
     }
 
     /// Accepts the revocation of a session, in force here from now on. `operation` carries it to Redis; without one it
@@ -140,12 +151,24 @@ impl Buffer {
     ///
     /// # Errors
     /// As [`Buffer::append`]; nothing is revoked then.
-    pub async fn revoke(&self, revocation: Revocation, operation: Option<Operation>) -> Result<(), BufferError> {
+    pub async fn revoke(
+        &self,
+        revocation: Revocation,
+        operation: Option<Operation>,
+    ) -> Result<(), BufferError> {
         let (index, clock, room) = self.for_append(Slot::Reserved);
         self.submit(move |transaction| {
             remember(transaction, &[revocation])?;
-            let Some(operation) = operation else { return Ok(()) };
-            queue::append(transaction, (&index, &clock), Item::new(operation, None), room).map(|_| ())
+            let Some(operation) = operation else {
+                return Ok(());
+            };
+            queue::append(
+                transaction,
+                (&index, &clock),
+                Item::new(operation, None),
+                room,
+            )
+            .map(|_| ())
         })
         .await
     }
@@ -154,8 +177,12 @@ impl Buffer {
     ///
     /// # Errors
     /// When the file can't be written; none is remembered then.
-    pub async fn remember_revocations(&self, revocations: Vec<Revocation>) -> Result<(), BufferError> {
-        self.submit(move |transaction| remember(transaction, &revocations)).await
+    pub async fn remember_revocations(
+        &self,
+        revocations: Vec<Revocation>,
+    ) -> Result<(), BufferError> {
+        self.submit(move |transaction| remember(transaction, &revocations))
+            .await
     }
 
     /// Remembers a session (where there is no Redis).
@@ -164,7 +191,10 @@ impl Buffer {
     /// When the file can't be written.
     pub async fn remember_session(&self, session: Session) -> Result<(), BufferError> {
         self.submit(move |transaction| {
-            let mut sessions = transaction.txn.open_table(SESSIONS).map_err(|error| transaction.storage(error))?;
+            let mut sessions = transaction
+                .txn
+                .open_table(SESSIONS)
+                .map_err(|error| transaction.storage(error))?;
             sessions
                 .insert(session.id.as_str(), encode(&session).as_slice())
                 .map_err(|error| transaction.storage(error))?;
@@ -183,7 +213,8 @@ impl Buffer {
             return Ok(SettleReport::default());
         }
         let now = self.0.clock.now();
-        self.submit(move |transaction| queue::settle(transaction, settlements, now)).await
+        self.submit(move |transaction| queue::settle(transaction, settlements, now))
+            .await
     }
 
     /// Moves damaged items out of their queues, where they stay for salvage. Gives how many.
@@ -191,7 +222,8 @@ impl Buffer {
     /// # Errors
     /// When the file can't be written.
     pub async fn set_aside(&self, places: Vec<Place>) -> Result<u64, BufferError> {
-        self.submit(move |transaction| queue::set_aside(transaction, &places)).await
+        self.submit(move |transaction| queue::set_aside(transaction, &places))
+            .await
     }
 
     /// One bounded step of retention: call it until the report says there is no more.
@@ -200,7 +232,8 @@ impl Buffer {
     /// When the archive or the file can't be written; a letter may then be in both.
     pub async fn retain(&self) -> Result<RetentionReport, BufferError> {
         let (path, age, now) = (self.0.path.clone(), self.0.retention, self.0.clock.now());
-        self.submit(move |transaction| retention::step(transaction, &path, age, now)).await
+        self.submit(move |transaction| retention::step(transaction, &path, age, now))
+            .await
     }
 
     /// Puts dead letters back into their queues, in the order given. Gives those that were there.
@@ -211,7 +244,10 @@ impl Buffer {
         let (index, clock, _) = self.for_append(Slot::Reserved);
         self.submit(move |transaction| {
             let letters = retention::remove_dead(transaction, ids)?;
-            let revived = letters.iter().map(|letter| letter.item.operation.id).collect();
+            let revived = letters
+                .iter()
+                .map(|letter| letter.item.operation.id)
+                .collect();
             for letter in letters {
                 queue::revive(transaction, (&index, &clock), letter)?;
             }
@@ -241,11 +277,17 @@ impl Buffer {
     ///
     /// # Errors
     /// When the file can't be written; all stay then.
-    pub async fn discard_dead(&self, ids: Vec<OperationId>) -> Result<Vec<OperationId>, BufferError> {
+    pub async fn discard_dead(
+        &self,
+        ids: Vec<OperationId>,
+    ) -> Result<Vec<OperationId>, BufferError> {
         self.submit(move |transaction| {
             let letters = retention::remove_dead(transaction, ids)?;
             transaction.counters.discarded += letters.len() as u64;
-            Ok(letters.iter().map(|letter| letter.item.operation.id).collect())
+            Ok(letters
+                .iter()
+                .map(|letter| letter.item.operation.id)
+                .collect())
         })
         .await
     }
@@ -273,9 +315,14 @@ impl Buffer {
     /// When the file can't be written.
     pub async fn adopt(&self, database: Option<Uuid>) -> Result<(), BufferError> {
         self.submit(move |transaction| {
-            let mut meta = transaction.txn.open_table(META).map_err(|error| transaction.storage(error))?;
+            let mut meta = transaction
+                .txn
+                .open_table(META)
+                .map_err(|error| transaction.storage(error))?;
             match database {
-                Some(id) => meta.insert(DATABASE_KEY, id.as_bytes().as_slice()).map(drop),
+                Some(id) => meta
+                    .insert(DATABASE_KEY, id.as_bytes().as_slice())
+                    .map(drop),
                 None => meta.remove(DATABASE_KEY).map(drop),
             }
             .map_err(|error| transaction.storage(error))
@@ -294,31 +341,60 @@ impl Buffer {
     /// Lets the writer finish what is queued and ends it; later requests are refused. Blocks until it has ended, so
     /// give it a deadline.
     pub fn close(&self) {
-        drop(self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(
+            self.0
+                .writer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let thread = self
+            .0
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the buffer's writer ended by a panic");
         }
     }
 
     fn for_append(&self, slot: Slot) -> (Arc<Mutex<PendingIndex>>, Arc<Clock>, u64) {
-        (Arc::clone(&self.0.index), Arc::clone(&self.0.clock), room(slot, self.0.max_items))
+        (
+            Arc::clone(&self.0.index),
+            Arc::clone(&self.0.clock),
+            room(slot, self.0.max_items),
+        )
     }
 
     async fn submit<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send + 'static,
     ) -> Result<T, BufferError> {
-        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = self
+            .0
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         writer.ok_or(BufferError::Closed)?.submit(work).await
     }
 }
 
-fn remember(transaction: &mut Transaction<'_>, revocations: &[Revocation]) -> Result<(), BufferError> {
-    let mut table = transaction.txn.open_table(REVOCATIONS).map_err(|error| transaction.storage(error))?;
+fn remember(
+    transaction: &mut Transaction<'_>,
+    revocations: &[Revocation],
+) -> Result<(), BufferError> {
+    let mut table = transaction
+        .txn
+        .open_table(REVOCATIONS)
+        .map_err(|error| transaction.storage(error))?;
     for revocation in revocations {
         table
-            .insert(revocation.session_id.as_str(), encode(revocation).as_slice())
+            .insert(
+                revocation.session_id.as_str(),
+                encode(revocation).as_slice(),
+            )
             .map_err(|error| transaction.storage(error))?;
     }
     drop(table);

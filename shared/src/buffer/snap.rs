@@ -15,8 +15,8 @@ use super::index::PendingIndex;
 use super::queue::{Queued, whole};
 use super::reader::Snapshot;
 use super::schema::{
-    COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, FINISHED, Item, Lane, META, Place, SET_ASIDE,
-    decode, operation_key, queue, queues,
+    COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, FINISHED, FinishedBatch, Item,
+    Lane, META, Place, SET_ASIDE, decode, operation_key, queue, queues,
 };
 
 /// A read transaction and what it needs to be read.
@@ -55,12 +55,16 @@ impl Snap<'_> {
         &self,
         definition: TableDefinition<'_, K, V>,
     ) -> Result<u64, BufferError> {
-        let Some(table) = self.table(definition)? else { return Ok(0) };
+        let Some(table) = self.table(definition)? else {
+            return Ok(0);
+        };
         table.len().map_err(|error| self.storage(error))
     }
 
     pub(super) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, BufferError> {
-        let Some(meta) = self.table(META)? else { return Ok(None) };
+        let Some(meta) = self.table(META)? else {
+            return Ok(None);
+        };
         let value = meta.get(key).map_err(|error| self.storage(error))?;
         Ok(value.map(|value| value.value().to_vec()))
     }
@@ -80,8 +84,11 @@ impl Snap<'_> {
         let mut waiting = [[0; 5]; 2];
         let mut oldest: Option<Timestamp> = None;
         for (lane, priority, definition) in queues() {
-            let Some(table) = self.table(definition)? else { continue };
-            waiting[lane as usize][usize::from(priority.number()) - 1] = table.len().map_err(|error| self.storage(error))?;
+            let Some(table) = self.table(definition)? else {
+                continue;
+            };
+            waiting[lane as usize][usize::from(priority.number()) - 1] =
+                table.len().map_err(|error| self.storage(error))?;
             let first = table.first().map_err(|error| self.storage(error))?;
             let accepted = first.and_then(|(seq, bytes)| {
                 whole(Place::new(lane, priority, seq.value()), bytes.value())
@@ -90,21 +97,30 @@ impl Snap<'_> {
             oldest = oldest.into_iter().chain(accepted).min();
         }
         let database = self.meta(DATABASE_KEY)?;
+        let counters = self.counters()?;
         Ok(Snapshot {
             waiting,
             oldest_accepted_at: oldest,
-            finished: self.length(FINISHED)?,
+            finished: self.count_finished(&counters)?,
             set_aside: self.length(SET_ASIDE)?,
             size_bytes: 0,
-            counters: self.counters()?,
+            counters,
             database: database.and_then(|bytes| Uuid::from_slice(&bytes).ok()),
         })
     }
 
-    pub(super) fn next_batch(&self, lane: Lane, limit: usize, skip: &Skip, now: Timestamp) -> Result<Batch, BufferError> {
+    pub(super) fn next_batch(
+        &self,
+        lane: Lane,
+        limit: usize,
+        skip: &Skip,
+        now: Timestamp,
+    ) -> Result<Batch, BufferError> {
         let mut gathered = Gathering::new(limit, skip, now);
         for priority in Priority::ALL {
-            let Some(table) = self.table(queue(lane, priority))? else { continue };
+            let Some(table) = self.table(queue(lane, priority))? else {
+                continue;
+            };
             for entry in table.iter().map_err(|error| self.storage(error))? {
                 let (seq, bytes) = entry.map_err(|error| self.storage(error))?;
                 if !gathered.wants_more() {
@@ -122,7 +138,9 @@ impl Snap<'_> {
         self.ask_index(|index| {
             if let Some(unseen) = index.unseen(counters.next_seq) {
                 for (lane, priority, definition) in queues() {
-                    let Some(table) = self.table(definition)? else { continue };
+                    let Some(table) = self.table(definition)? else {
+                        continue;
+                    };
                     index
                         .absorb((lane, priority), &table, unseen.clone())
                         .map_err(|error| self.storage(error))?;
@@ -140,19 +158,30 @@ impl Snap<'_> {
     fn sweep(&self, index: &mut PendingIndex, next_seq: u64) -> Result<(), BufferError> {
         let mut fronts = HashMap::new();
         for (lane, priority, definition) in queues() {
-            let Some(table) = self.table(definition)? else { continue };
+            let Some(table) = self.table(definition)? else {
+                continue;
+            };
             let first = table.first().map_err(|error| self.storage(error))?;
-            fronts.insert((lane, priority), first.map_or(next_seq, |(seq, _)| seq.value()));
+            fronts.insert(
+                (lane, priority),
+                first.map_or(next_seq, |(seq, _)| seq.value()),
+            );
         }
         index.sweep(|place| {
-            fronts.get(&(place.lane(), place.priority())).is_some_and(|front| place.seq() >= *front)
+            fronts
+                .get(&(place.lane(), place.priority()))
+                .is_some_and(|front| place.seq() >= *front)
         });
         Ok(())
     }
 
     fn at(&self, place: Place) -> Result<Option<Queued>, BufferError> {
-        let Some(table) = self.table(place.table())? else { return Ok(None) };
-        let bytes = table.get(place.seq()).map_err(|error| self.storage(error))?;
+        let Some(table) = self.table(place.table())? else {
+            return Ok(None);
+        };
+        let bytes = table
+            .get(place.seq())
+            .map_err(|error| self.storage(error))?;
         Ok(bytes.and_then(|bytes| whole(place, bytes.value())))
     }
 
@@ -168,44 +197,97 @@ impl Snap<'_> {
     }
 
     pub(super) fn find_item(&self, id: OperationId) -> Result<Option<Item>, BufferError> {
-        let Some(place) = self.ask_index(|index| index.of_operation(id)) else { return Ok(None) };
+        let Some(place) = self.ask_index(|index| index.of_operation(id)) else {
+            return Ok(None);
+        };
         let queued = self.at(place)?;
-        Ok(queued.map(|queued| queued.item).filter(|item| item.operation.id == id))
+        Ok(queued
+            .map(|queued| queued.item)
+            .filter(|item| item.operation.id == id))
     }
 
     pub(super) fn find_dead(&self, id: OperationId) -> Result<Option<DeadLetter>, BufferError> {
         self.value(DEAD, operation_key(id))
     }
 
-    pub(super) fn find_operation(&self, id: OperationId) -> Result<Option<OperationRecord>, BufferError> {
+    pub(super) fn find_operation(
+        &self,
+        id: OperationId,
+    ) -> Result<Option<OperationRecord>, BufferError> {
         if let Some(item) = self.find_item(id)? {
             return Ok(Some(item.record()));
         }
         if let Some(letter) = self.find_dead(id)? {
             return Ok(Some(letter.record()));
         }
-        self.value(FINISHED, operation_key(id))
+        self.find_finished(id)
     }
 
-    pub(super) fn list_dead(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<DeadLetter>, BufferError> {
-        let Some(table) = self.table(DEAD)? else { return Ok(Vec::new()) };
+    fn find_finished(&self, id: OperationId) -> Result<Option<OperationRecord>, BufferError> {
+        let Some(table) = self.table(FINISHED)? else {
+            return Ok(None);
+        };
+        for entry in table.iter().map_err(|error| self.storage(error))?.rev() {
+            let (_, bytes) = entry.map_err(|error| self.storage(error))?;
+            if !FinishedBatch::may_hold(bytes.value(), id) {
+                continue;
+            }
+            let batch: Option<FinishedBatch> = whole_value(bytes.value());
+            let records = batch.map(|batch| batch.records).unwrap_or_default();
+            if let Some(record) = records.into_iter().find(|record| record.id == id) {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    fn count_finished(&self, counters: &Counters) -> Result<u64, BufferError> {
+        let Some(table) = self.table(FINISHED)? else {
+            return Ok(0);
+        };
+        let first = table.first().map_err(|error| self.storage(error))?;
+        Ok(first.map_or(0, |(number, _)| {
+            counters.next_finish.saturating_sub(number.value())
+        }))
+    }
+
+    pub(super) fn list_dead(
+        &self,
+        after: Option<OperationId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, BufferError> {
+        let Some(table) = self.table(DEAD)? else {
+            return Ok(Vec::new());
+        };
         let from = after.map_or(0, |id| operation_key(id).saturating_add(1));
         let mut letters = Vec::new();
-        for entry in table.range(from..).map_err(|error| self.storage(error))?.take(limit) {
+        for entry in table
+            .range(from..)
+            .map_err(|error| self.storage(error))?
+            .take(limit)
+        {
             let (_, bytes) = entry.map_err(|error| self.storage(error))?;
             letters.extend(whole_value(bytes.value()));
         }
         Ok(letters)
     }
 
-    pub(super) fn list_operations(&self, user: &UserId) -> Result<Vec<OperationRecord>, BufferError> {
+    pub(super) fn list_operations(
+        &self,
+        user: &UserId,
+    ) -> Result<Vec<OperationRecord>, BufferError> {
         let mut records = Vec::new();
         for key in self.ask_index(|index| index.of_user(user)) {
             let items = self.items_of(&key)?;
             records.extend(items.iter().map(|queued| queued.item.record()));
         }
-        records.extend(self.values::<u128, DeadLetter>(DEAD)?.iter().map(DeadLetter::record));
-        records.extend(self.values::<u128, OperationRecord>(FINISHED)?);
+        records.extend(
+            self.values::<u128, DeadLetter>(DEAD)?
+                .iter()
+                .map(DeadLetter::record),
+        );
+        let finished = self.values::<u64, FinishedBatch>(FINISHED)?;
+        records.extend(finished.into_iter().flat_map(|batch| batch.records));
         records.retain(|record| record.user_id == *user);
         Ok(records)
     }
@@ -215,7 +297,9 @@ impl Snap<'_> {
         definition: TableDefinition<'static, u128, &'static [u8]>,
         key: u128,
     ) -> Result<Option<T>, BufferError> {
-        let Some(table) = self.table(definition)? else { return Ok(None) };
+        let Some(table) = self.table(definition)? else {
+            return Ok(None);
+        };
         let bytes = table.get(key).map_err(|error| self.storage(error))?;
         Ok(bytes.and_then(|bytes| whole_value(bytes.value())))
     }
@@ -224,7 +308,9 @@ impl Snap<'_> {
         &self,
         definition: TableDefinition<'static, K, &'static [u8]>,
     ) -> Result<Vec<T>, BufferError> {
-        let Some(table) = self.table(definition)? else { return Ok(Vec::new()) };
+        let Some(table) = self.table(definition)? else {
+            return Ok(Vec::new());
+        };
         let mut values = Vec::new();
         for entry in table.iter().map_err(|error| self.storage(error))? {
             let (_, bytes) = entry.map_err(|error| self.storage(error))?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::config::BufferConfig;
 use crate::domain::task::{NewTask, Tags, Title};
 use crate::domain::{
-    Body, Kind, Operation, OperationId, OperationState, Priority, ResourceKey, Stamp, State, TaskId, TaskState, Timestamp,
-    UserId,
+    Body, Kind, Operation, OperationId, OperationState, Priority, ResourceKey, Stamp, State,
+    TaskId, TaskState, Timestamp, UserId,
 };
 
 use super::*;
@@ -16,7 +16,11 @@ use super::*;
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn config(directory: &Path, max_items: u64) -> BufferConfig {
-    BufferConfig { path: directory.join("buffer.redb"), max_items, retention: Duration::from_secs(3600) }
+    BufferConfig {
+        path: directory.join("buffer.redb"),
+        max_items,
+        retention: Duration::from_secs(3600),
+    }
 }
 
 fn user(name: &str) -> UserId {
@@ -47,18 +51,38 @@ fn create(user_id: &str, id: TaskId, title: &str) -> Operation {
         due_at: None,
         tags: Tags::default(),
     };
-    let change = TaskState { created: Some(Stamp::ZERO), ..task.into_change() };
+    let change = TaskState {
+        created: Some(Stamp::ZERO),
+        ..task.into_change()
+    };
     operation(user_id, id, Kind::Create, change)
 }
 
 fn retitle(user_id: &str, id: TaskId, title: &str) -> Operation {
-    let change = TaskState { created: None, ..create(user_id, id, title).change().and_then(task_of).expect("a task") };
-    let change = TaskState { title: change.title, ..TaskState::default() };
+    let change = TaskState {
+        created: None,
+        ..create(user_id, id, title)
+            .change()
+            .and_then(task_of)
+            .expect("a task")
+    };
+    let change = TaskState {
+        title: change.title,
+        ..TaskState::default()
+    };
     operation(user_id, id, Kind::Update, change)
 }
 
 fn delete(user_id: &str, id: TaskId) -> Operation {
-    operation(user_id, id, Kind::Delete, TaskState { deleted: Some(Stamp::ZERO), ..TaskState::default() })
+    operation(
+        user_id,
+        id,
+        Kind::Delete,
+        TaskState {
+            deleted: Some(Stamp::ZERO),
+            ..TaskState::default()
+        },
+    )
 }
 
 fn task_of(state: State) -> Option<TaskState> {
@@ -69,7 +93,9 @@ fn task_of(state: State) -> Option<TaskState> {
 }
 
 fn title_of(state: &State) -> Option<String> {
-    task_of(state.clone())?.title.map(|title| title.value.as_str().to_owned())
+    task_of(state.clone())?
+        .title
+        .map(|title| title.value.as_str().to_owned())
 }
 
 fn any_time() -> Timestamp {
@@ -77,15 +103,29 @@ fn any_time() -> Timestamp {
 }
 
 fn settle_all(batch: &Batch, verdict: &Verdict) -> Vec<Settlement> {
-    batch.items.iter().map(|queued| Settlement { queued: queued.clone(), verdict: verdict.clone() }).collect()
+    batch
+        .items
+        .iter()
+        .map(|queued| Settlement {
+            queued: queued.clone(),
+            verdict: verdict.clone(),
+        })
+        .collect()
 }
 
 async fn append(buffer: &Buffer, operation: Operation) -> Result<Operation, BufferError> {
     buffer.append(operation, None, Slot::Ordinary).await
 }
 
-async fn batch(buffer: &Buffer, limit: usize, skip: Skip, now: Timestamp) -> Result<Batch, BufferError> {
-    buffer.read(move |reader| reader.next_batch(Lane::Postgres, limit, &skip, now)).await
+async fn batch(
+    buffer: &Buffer,
+    limit: usize,
+    skip: Skip,
+    now: Timestamp,
+) -> Result<Batch, BufferError> {
+    buffer
+        .read(move |reader| reader.next_batch(Lane::Postgres, limit, &skip, now))
+        .await
 }
 
 async fn conserved(buffer: &Buffer) -> Result<Snapshot, BufferError> {
@@ -108,10 +148,27 @@ async fn accepted_operations_survive_reopening_in_order_with_increasing_stamps()
     let buffer = Buffer::open(&config(directory.path(), 100))?;
     append(&buffer, create("ann", TaskId::generate(), "last")).await?;
     let read = batch(&buffer, 100, Skip::default(), any_time()).await?;
-    let order: Vec<_> = read.items.iter().take(20).map(|queued| queued.item.operation.resource()).collect();
-    assert_eq!(order, ids.iter().map(|id| ResourceKey::Task(*id)).collect::<Vec<_>>());
-    let stamps: Vec<_> = read.items.iter().map(|queued| queued.item.operation.stamp).collect();
-    assert!(stamps.windows(2).all(|pair| pair[0] < pair[1]), "stamps increase also across a restart");
+    let order: Vec<_> = read
+        .items
+        .iter()
+        .take(20)
+        .map(|queued| queued.item.operation.resource())
+        .collect();
+    assert_eq!(
+        order,
+        ids.iter()
+            .map(|id| ResourceKey::Task(*id))
+            .collect::<Vec<_>>()
+    );
+    let stamps: Vec<_> = read
+        .items
+        .iter()
+        .map(|queued| queued.item.operation.stamp)
+        .collect();
+    assert!(
+        stamps.windows(2).all(|pair| pair[0] < pair[1]),
+        "stamps increase also across a restart"
+    );
     conserved(&buffer).await?;
     Ok(())
 }
@@ -123,8 +180,13 @@ async fn a_full_buffer_refuses_ordinary_items_and_keeps_reserved_ones() -> Outco
     append(&buffer, create("ann", TaskId::generate(), "1")).await?;
     append(&buffer, create("ann", TaskId::generate(), "2")).await?;
     let refused = append(&buffer, create("ann", TaskId::generate(), "3")).await;
-    assert!(matches!(refused, Err(BufferError::Full { max_items: 2 })), "{refused:?}");
-    buffer.append(create("ann", TaskId::generate(), "4"), None, Slot::Reserved).await?;
+    assert!(
+        matches!(refused, Err(BufferError::Full { max_items: 2 })),
+        "{refused:?}"
+    );
+    buffer
+        .append(create("ann", TaskId::generate(), "4"), None, Slot::Reserved)
+        .await?;
     assert_eq!(conserved(&buffer).await?.counters.pending, 3);
 
     let read = batch(&buffer, 2, Skip::default(), any_time()).await?;
@@ -138,11 +200,36 @@ async fn a_later_item_of_a_resource_is_never_more_urgent_than_an_earlier_one() -
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100))?;
     let id = TaskId::generate();
-    append(&buffer, Operation { priority: Priority::parse(4)?, ..create("ann", id, "first") }).await?;
-    append(&buffer, Operation { priority: Priority::parse(1)?, ..retitle("ann", id, "second") }).await?;
-    append(&buffer, Operation { priority: Priority::parse(2)?, ..create("ann", TaskId::generate(), "other") }).await?;
+    append(
+        &buffer,
+        Operation {
+            priority: Priority::parse(4)?,
+            ..create("ann", id, "first")
+        },
+    )
+    .await?;
+    append(
+        &buffer,
+        Operation {
+            priority: Priority::parse(1)?,
+            ..retitle("ann", id, "second")
+        },
+    )
+    .await?;
+    append(
+        &buffer,
+        Operation {
+            priority: Priority::parse(2)?,
+            ..create("ann", TaskId::generate(), "other")
+        },
+    )
+    .await?;
     let read = batch(&buffer, 10, Skip::default(), any_time()).await?;
-    let titles: Vec<_> = read.items.iter().filter_map(|queued| title_of(&queued.item.operation.change()?)).collect();
+    let titles: Vec<_> = read
+        .items
+        .iter()
+        .filter_map(|queued| title_of(&queued.item.operation.change()?))
+        .collect();
     assert_eq!(titles, ["other", "first", "second"]);
     Ok(())
 }
@@ -150,24 +237,41 @@ async fn a_later_item_of_a_resource_is_never_more_urgent_than_an_earlier_one() -
 #[tokio::test]
 async fn views_merge_what_waits_and_follow_other_openings_of_the_file() -> Outcome {
     let directory = tempfile::tempdir()?;
-    let (one, other) = (Buffer::open(&config(directory.path(), 100))?, Buffer::open(&config(directory.path(), 100))?);
+    let (one, other) = (
+        Buffer::open(&config(directory.path(), 100))?,
+        Buffer::open(&config(directory.path(), 100))?,
+    );
     let id = TaskId::generate();
     append(&one, create("ann", id, "bread")).await?;
     append(&other, retitle("ann", id, "rye bread")).await?;
     for buffer in [&one, &other] {
-        let view = buffer.read(move |reader| reader.find_pending(&user("ann"), &ResourceKey::Task(id))).await?;
+        let view = buffer
+            .read(move |reader| reader.find_pending(&user("ann"), &ResourceKey::Task(id)))
+            .await?;
         let view = view.ok_or("nothing pending")?;
         assert_eq!(title_of(&view.state).as_deref(), Some("rye bread"));
         assert!(view.state.is_complete());
         assert_eq!(view.operations.len(), 2);
-        let foreign = buffer.read(move |reader| reader.find_pending(&user("bob"), &ResourceKey::Task(id))).await?;
+        let foreign = buffer
+            .read(move |reader| reader.find_pending(&user("bob"), &ResourceKey::Task(id)))
+            .await?;
         assert!(foreign.is_none(), "another user's items are not shown");
     }
     let read = batch(&one, 10, Skip::default(), any_time()).await?;
     one.settle(settle_all(&read, &Verdict::Applied)).await?;
-    let gone = other.read(move |reader| reader.find_pending(&user("ann"), &ResourceKey::Task(id))).await?;
-    assert!(gone.is_none(), "what another process drained is no longer pending");
-    assert!(other.read(|reader| reader.list_pending(&user("ann"))).await?.is_empty());
+    let gone = other
+        .read(move |reader| reader.find_pending(&user("ann"), &ResourceKey::Task(id)))
+        .await?;
+    assert!(
+        gone.is_none(),
+        "what another process drained is no longer pending"
+    );
+    assert!(
+        other
+            .read(|reader| reader.list_pending(&user("ann")))
+            .await?
+            .is_empty()
+    );
     Ok(())
 }
 
@@ -176,30 +280,69 @@ async fn each_verdict_is_carried_out_once_and_counted() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100))?;
     for number in 0..4 {
-        append(&buffer, create("ann", TaskId::generate(), &format!("task {number}"))).await?;
+        append(
+            &buffer,
+            create("ann", TaskId::generate(), &format!("task {number}")),
+        )
+        .await?;
     }
     let read = batch(&buffer, 10, Skip::default(), any_time()).await?;
-    let ids: Vec<OperationId> = read.items.iter().map(|queued| queued.item.operation.id).collect();
+    let ids: Vec<OperationId> = read
+        .items
+        .iter()
+        .map(|queued| queued.item.operation.id)
+        .collect();
     let due = Timestamp::from_micros(5_000_000);
     let verdicts = [
         Verdict::Applied,
         Verdict::Superseded,
-        Verdict::Dead { reason: "not_owner".into() },
-        Verdict::Retry { error: "22001".into(), not_before: due },
+        Verdict::Dead {
+            reason: "not_owner".into(),
+        },
+        Verdict::Retry {
+            error: "22001".into(),
+            not_before: due,
+        },
     ];
     let settlements: Vec<Settlement> = read
         .items
         .iter()
         .zip(verdicts)
-        .map(|(queued, verdict)| Settlement { queued: queued.clone(), verdict })
+        .map(|(queued, verdict)| Settlement {
+            queued: queued.clone(),
+            verdict,
+        })
         .collect();
     let report = buffer.settle(settlements.clone()).await?;
-    assert_eq!(report, SettleReport { applied: 1, superseded: 1, dead: 1, retried: 1, skipped: 0 });
+    assert_eq!(
+        report,
+        SettleReport {
+            applied: 1,
+            superseded: 1,
+            dead: 1,
+            retried: 1,
+            skipped: 0
+        }
+    );
     let again = buffer.settle(settlements).await?;
-    assert_eq!(again, SettleReport { skipped: 4, ..SettleReport::default() }, "a repeat does nothing");
+    assert_eq!(
+        again,
+        SettleReport {
+            skipped: 4,
+            ..SettleReport::default()
+        },
+        "a repeat does nothing"
+    );
 
     let snapshot = conserved(&buffer).await?;
-    assert_eq!((snapshot.counters.pending, snapshot.counters.dead, snapshot.finished), (1, 1, 2));
+    assert_eq!(
+        (
+            snapshot.counters.pending,
+            snapshot.counters.dead,
+            snapshot.finished
+        ),
+        (1, 1, 2)
+    );
     let expected = [
         OperationState::Applied,
         OperationState::Superseded,
@@ -207,17 +350,48 @@ async fn each_verdict_is_carried_out_once_and_counted() -> Outcome {
         OperationState::Pending,
     ];
     for (id, state) in ids.iter().copied().zip(expected) {
-        let record = buffer.read(move |reader| reader.find_operation(id)).await?.ok_or("unknown")?;
+        let record = buffer
+            .read(move |reader| reader.find_operation(id))
+            .await?
+            .ok_or("unknown")?;
         assert_eq!(record.state, state);
     }
-    let mut listed = buffer.read(|reader| reader.list_operations(&user("ann"))).await?;
+    let mut listed = buffer
+        .read(|reader| reader.list_operations(&user("ann")))
+        .await?;
     listed.sort_by_key(|record| record.id);
-    assert_eq!(listed.iter().map(|record| (record.id, record.state)).collect::<Vec<_>>(), ids.iter().copied().zip(expected).collect::<Vec<_>>());
-    assert!(buffer.read(|reader| reader.list_operations(&user("bob"))).await?.is_empty());
-    let early = batch(&buffer, 10, Skip::default(), Timestamp::from_micros(4_999_999)).await?;
-    assert_eq!((early.items.len(), early.put_off, early.next_due), (0, 1, Some(due)));
+    assert_eq!(
+        listed
+            .iter()
+            .map(|record| (record.id, record.state))
+            .collect::<Vec<_>>(),
+        ids.iter().copied().zip(expected).collect::<Vec<_>>()
+    );
+    assert!(
+        buffer
+            .read(|reader| reader.list_operations(&user("bob")))
+            .await?
+            .is_empty()
+    );
+    let early = batch(
+        &buffer,
+        10,
+        Skip::default(),
+        Timestamp::from_micros(4_999_999),
+    )
+    .await?;
+    assert_eq!(
+        (early.items.len(), early.put_off, early.next_due),
+        (0, 1, Some(due))
+    );
     let late = batch(&buffer, 10, Skip::default(), due).await?;
-    assert_eq!(late.items.iter().map(|queued| queued.item.retries).collect::<Vec<_>>(), [1]);
+    assert_eq!(
+        late.items
+            .iter()
+            .map(|queued| queued.item.retries)
+            .collect::<Vec<_>>(),
+        [1]
+    );
     Ok(())
 }
 
@@ -231,41 +405,105 @@ async fn an_item_put_off_holds_back_its_resource_and_nothing_else() -> Outcome {
     append(&buffer, retitle("ann", stuck, "stuck 2")).await?;
     let first = batch(&buffer, 1, Skip::default(), any_time()).await?;
     let later = Timestamp::from_micros(9_000_000);
-    buffer.settle(settle_all(&first, &Verdict::Retry { error: "x".into(), not_before: later })).await?;
+    buffer
+        .settle(settle_all(
+            &first,
+            &Verdict::Retry {
+                error: "x".into(),
+                not_before: later,
+            },
+        ))
+        .await?;
     let now = batch(&buffer, 10, Skip::default(), Timestamp::from_micros(1)).await?;
-    assert_eq!(now.items.iter().map(|q| q.item.operation.resource()).collect::<Vec<_>>(), [ResourceKey::Task(free)]);
-    let skip = Skip { resources: HashSet::from([ResourceKey::Task(free)]), ..Skip::default() };
-    assert_eq!(batch(&buffer, 10, skip, Timestamp::from_micros(1)).await?.items.len(), 0);
-    assert_eq!(batch(&buffer, 10, Skip::default(), any_time()).await?.items.len(), 3);
+    assert_eq!(
+        now.items
+            .iter()
+            .map(|q| q.item.operation.resource())
+            .collect::<Vec<_>>(),
+        [ResourceKey::Task(free)]
+    );
+    let skip = Skip {
+        resources: HashSet::from([ResourceKey::Task(free)]),
+        ..Skip::default()
+    };
+    assert_eq!(
+        batch(&buffer, 10, skip, Timestamp::from_micros(1))
+            .await?
+            .items
+            .len(),
+        0
+    );
+    assert_eq!(
+        batch(&buffer, 10, Skip::default(), any_time())
+            .await?
+            .items
+            .len(),
+        3
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn dead_letters_come_back_or_go_by_hand_and_leave_through_the_archive() -> Outcome {
     let directory = tempfile::tempdir()?;
-    let settings = BufferConfig { retention: Duration::ZERO, ..config(directory.path(), 100) };
+    let settings = BufferConfig {
+        retention: Duration::ZERO,
+        ..config(directory.path(), 100)
+    };
     let buffer = Buffer::open(&settings)?;
     for _ in 0..3 {
         append(&buffer, create("ann", TaskId::generate(), "bread")).await?;
     }
     let read = batch(&buffer, 10, Skip::default(), any_time()).await?;
-    let ids: Vec<OperationId> = read.items.iter().map(|queued| queued.item.operation.id).collect();
-    buffer.settle(settle_all(&read, &Verdict::Dead { reason: "22001".into() })).await?;
-    assert_eq!(buffer.retry_dead(vec![ids[0], OperationId::generate()]).await?, [ids[0]]);
+    let ids: Vec<OperationId> = read
+        .items
+        .iter()
+        .map(|queued| queued.item.operation.id)
+        .collect();
+    buffer
+        .settle(settle_all(
+            &read,
+            &Verdict::Dead {
+                reason: "22001".into(),
+            },
+        ))
+        .await?;
+    assert_eq!(
+        buffer
+            .retry_dead(vec![ids[0], OperationId::generate()])
+            .await?,
+        [ids[0]]
+    );
     assert_eq!(buffer.discard_dead(vec![ids[1]]).await?, [ids[1]]);
     let snapshot = conserved(&buffer).await?;
-    assert_eq!((snapshot.counters.pending, snapshot.counters.dead, snapshot.counters.discarded), (1, 1, 1));
+    assert_eq!(
+        (
+            snapshot.counters.pending,
+            snapshot.counters.dead,
+            snapshot.counters.discarded
+        ),
+        (1, 1, 1)
+    );
 
     let report = buffer.retain().await?;
     assert_eq!((report.archived, report.more), (1, false));
     assert_eq!(conserved(&buffer).await?.counters.archived, 1);
-    let file = std::fs::read_dir(archive_directory(buffer.path()))?.next().ok_or("no archive")??.path();
+    let file = std::fs::read_dir(archive_directory(buffer.path()))?
+        .next()
+        .ok_or("no archive")??
+        .path();
     let (letters, unreadable) = read_archive(&file)?;
     assert_eq!((letters.len(), unreadable.len()), (1, 0));
-    assert_eq!((letters[0].item.operation.id, letters[0].reason.as_str()), (ids[2], "22001"));
+    assert_eq!(
+        (letters[0].item.operation.id, letters[0].reason.as_str()),
+        (ids[2], "22001")
+    );
     buffer.retry_archived(letters).await?;
     let snapshot = conserved(&buffer).await?;
-    assert_eq!((snapshot.counters.pending, snapshot.counters.archived), (2, 0));
+    assert_eq!(
+        (snapshot.counters.pending, snapshot.counters.archived),
+        (2, 0)
+    );
     Ok(())
 }
 
@@ -279,13 +517,24 @@ async fn embedded_mode_keeps_one_folded_item_a_resource_and_a_delete_is_final() 
     assert!(made.created && made.outcome == Outcome::Applied);
     let changed = buffer.fold(retitle("ann", id, "rye")).await?;
     assert!(!changed.created);
-    assert_eq!(changed.state.as_ref().and_then(title_of).as_deref(), Some("rye"));
+    assert_eq!(
+        changed.state.as_ref().and_then(title_of).as_deref(),
+        Some("rye")
+    );
     let foreign = buffer.fold(retitle("bob", id, "mine")).await?;
     assert_eq!(foreign.outcome, Outcome::Rejected(Rejection::NotOwner));
-    let missing = buffer.fold(retitle("ann", TaskId::generate(), "nothing")).await?;
+    let missing = buffer
+        .fold(retitle("ann", TaskId::generate(), "nothing"))
+        .await?;
     assert_eq!(missing.outcome, Outcome::Rejected(Rejection::NotFound));
-    assert_eq!(buffer.fold(delete("ann", id)).await?.outcome, Outcome::Applied);
-    assert_eq!(buffer.fold(delete("ann", id)).await?.outcome, Outcome::Superseded);
+    assert_eq!(
+        buffer.fold(delete("ann", id)).await?.outcome,
+        Outcome::Applied
+    );
+    assert_eq!(
+        buffer.fold(delete("ann", id)).await?.outcome,
+        Outcome::Superseded
+    );
     let back = buffer.fold(create("ann", id, "again")).await?;
     assert_eq!(back.outcome, Outcome::Rejected(Rejection::Deleted));
     assert_eq!(conserved(&buffer).await?.counters.pending, 1);
@@ -312,10 +561,20 @@ async fn a_file_of_another_database_is_recognised_while_it_holds_items() -> Outc
     let buffer = Buffer::open(&config(directory.path(), 100))?;
     let (one, other) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
     append(&buffer, create("ann", TaskId::generate(), "bread")).await?;
-    assert_eq!(buffer.bind_database(Some(one)).await?, Binding::Bound, "an embedded buffer joins its first database");
+    assert_eq!(
+        buffer.bind_database(Some(one)).await?,
+        Binding::Bound,
+        "an embedded buffer joins its first database"
+    );
     assert_eq!(buffer.bind_database(Some(one)).await?, Binding::Same);
-    assert_eq!(buffer.bind_database(Some(other)).await?, Binding::Foreign { waiting: 1 });
-    assert_eq!(buffer.bind_database(None).await?, Binding::Foreign { waiting: 1 });
+    assert_eq!(
+        buffer.bind_database(Some(other)).await?,
+        Binding::Foreign { waiting: 1 }
+    );
+    assert_eq!(
+        buffer.bind_database(None).await?,
+        Binding::Foreign { waiting: 1 }
+    );
     buffer.adopt(Some(other)).await?;
     assert_eq!(buffer.bind_database(Some(other)).await?, Binding::Same);
     Ok(())
@@ -325,11 +584,22 @@ async fn a_file_of_another_database_is_recognised_while_it_holds_items() -> Outc
 async fn a_file_removed_under_the_process_acknowledges_nothing_and_service_resumes() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100))?;
-    append(&buffer, create("ann", TaskId::generate(), "lost with the file")).await?;
+    append(
+        &buffer,
+        create("ann", TaskId::generate(), "lost with the file"),
+    )
+    .await?;
     std::fs::remove_file(buffer.path())?;
     let refused = append(&buffer, create("ann", TaskId::generate(), "refused")).await;
-    assert!(matches!(refused, Err(BufferError::Replaced { .. })), "{refused:?}");
-    append(&buffer, create("ann", TaskId::generate(), "in the new file")).await?;
+    assert!(
+        matches!(refused, Err(BufferError::Replaced { .. })),
+        "{refused:?}"
+    );
+    append(
+        &buffer,
+        create("ann", TaskId::generate(), "in the new file"),
+    )
+    .await?;
     assert_eq!(conserved(&buffer).await?.counters.pending, 1);
     Ok(())
 }
@@ -347,6 +617,10 @@ async fn a_stopped_peer_inside_a_transaction_costs_a_refusal_at_the_deadline() -
     assert!(matches!(refused, Err(BufferError::Busy)), "{refused:?}");
     held.abort()?;
     append(&buffer, create("ann", TaskId::generate(), "accepted")).await?;
-    assert_eq!(conserved(&buffer).await?.counters.pending, 1, "the refused one was never carried out");
+    assert_eq!(
+        conserved(&buffer).await?.counters.pending,
+        1,
+        "the refused one was never carried out"
+    );
     Ok(())
 }

@@ -72,7 +72,9 @@ where
     F: FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send,
 {
     fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), BufferError> {
-        let Some(work) = self.work.take() else { return Ok(()) };
+        let Some(work) = self.work.take() else {
+            return Ok(());
+        };
         match work(transaction) {
             Err(error) if !error.is_refusal() => Err(error),
             done => {
@@ -83,7 +85,9 @@ where
     }
 
     fn take(&self) -> bool {
-        self.claim.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.claim
+            .compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     fn finish(self: Box<Self>, committed: Result<(), BufferError>) {
@@ -116,7 +120,13 @@ impl Writer {
         let failed = |error: std::io::Error| BufferError::io(file.path(), &error);
         let turnstile = Arc::new(Turnstile::open(file.path()).map_err(failed)?);
         let (jobs, queue) = sync_channel(WAITING_MAX);
-        let mut thread = Thread { file: Arc::clone(&file), turnstile, writer_number, last_group: 0, busy: false };
+        let mut thread = Thread {
+            file: Arc::clone(&file),
+            turnstile,
+            writer_number,
+            last_group: 0,
+            busy: false,
+        };
         let handle = std::thread::Builder::new()
             .name("buffer-writer".to_owned())
             .spawn(move || thread.serve(&queue))
@@ -135,7 +145,12 @@ impl Writer {
     {
         let (answer, mut answered) = oneshot::channel();
         let claim = Arc::new(AtomicU8::new(WAITING));
-        let request = Request { work: Some(work), done: None, answer, claim: Arc::clone(&claim) };
+        let request = Request {
+            work: Some(work),
+            done: None,
+            answer,
+            claim: Arc::clone(&claim),
+        };
         match self.jobs.try_send(Box::new(request)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(BufferError::Busy),
@@ -151,7 +166,9 @@ impl Writer {
 }
 
 fn withdraw(claim: &AtomicU8) -> bool {
-    claim.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    claim
+        .compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
+        .is_ok()
 }
 
 struct Thread {
@@ -176,7 +193,11 @@ impl Thread {
         let mut group = vec![first];
         let until = Instant::now() + GATHER;
         while group.len() < GROUP_MAX {
-            let patience = if self.busy { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let patience = if self.busy {
+                until.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
             match queue.recv_timeout(patience) {
                 Ok(job) => group.push(job),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
@@ -203,26 +224,41 @@ impl Thread {
         let outcome = file.guard(|| self.transact(&handle, group));
         match outcome {
             Ok(()) => {
-                metrics::histogram!(crate::telemetry::metric::BUFFER_COMMIT_SECONDS).record(began.elapsed().as_secs_f64());
+                metrics::histogram!(crate::telemetry::metric::BUFFER_COMMIT_SECONDS)
+                    .record(began.elapsed().as_secs_f64());
                 Ok(())
             }
             Err(error) => self.recover(&handle, error),
         }
     }
 
-    fn transact(&mut self, handle: &Handle, group: &mut Vec<Box<dyn Job>>) -> Result<(), BufferError> {
+    fn transact(
+        &mut self,
+        handle: &Handle,
+        group: &mut Vec<Box<dyn Job>>,
+    ) -> Result<(), BufferError> {
         let file = Arc::clone(&self.file);
-        let txn = handle.database.begin_write().map_err(|error| file.storage(error))?;
+        let txn = handle
+            .database
+            .begin_write()
+            .map_err(|error| file.storage(error))?;
         self.last_group += 1;
         group.retain(|job| job.take());
         if group.is_empty() {
             return txn.abort().map_err(|error| file.storage(error));
         }
         if !handle.is_at(file.path()) {
-            return Err(BufferError::Replaced { path: file.path().to_owned() });
+            return Err(BufferError::Replaced {
+                path: file.path().to_owned(),
+            });
         }
         let counters = read_counters(&txn, &file)?;
-        let mut transaction = Transaction { txn: &txn, counters, generation: handle.generation, file: &file };
+        let mut transaction = Transaction {
+            txn: &txn,
+            counters,
+            generation: handle.generation,
+            file: &file,
+        };
         for job in group.iter_mut() {
             job.run(&mut transaction)?;
         }
@@ -251,12 +287,17 @@ impl Thread {
 
 fn read_counters(txn: &WriteTransaction, file: &OpenFile) -> Result<Counters, BufferError> {
     let meta = txn.open_table(META).map_err(|error| file.storage(error))?;
-    let stored = meta.get(COUNTERS_KEY).map_err(|error| file.storage(error))?;
+    let stored = meta
+        .get(COUNTERS_KEY)
+        .map_err(|error| file.storage(error))?;
     counters_from(stored.map(|guard| guard.value().to_vec()), file)
 }
 
 /// The counters as stored; all zero in a new file.
-pub(super) fn counters_from(stored: Option<Vec<u8>>, file: &OpenFile) -> Result<Counters, BufferError> {
+pub(super) fn counters_from(
+    stored: Option<Vec<u8>>,
+    file: &OpenFile,
+) -> Result<Counters, BufferError> {
     match stored.as_deref().map(decode) {
         None => Ok(Counters::default()),
         Some(Decoded::Whole(counters)) => Ok(counters),
@@ -267,21 +308,37 @@ pub(super) fn counters_from(stored: Option<Vec<u8>>, file: &OpenFile) -> Result<
     }
 }
 
-fn write_counters(txn: &WriteTransaction, file: &OpenFile, counters: &Counters) -> Result<(), BufferError> {
+fn write_counters(
+    txn: &WriteTransaction,
+    file: &OpenFile,
+    counters: &Counters,
+) -> Result<(), BufferError> {
     let mut meta = txn.open_table(META).map_err(|error| file.storage(error))?;
-    meta.insert(COUNTERS_KEY, encode(counters).as_slice()).map_err(|error| file.storage(error))?;
+    meta.insert(COUNTERS_KEY, encode(counters).as_slice())
+        .map_err(|error| file.storage(error))?;
     Ok(())
 }
 
-fn mark_commit(txn: &WriteTransaction, file: &OpenFile, writer: u64, group: u64) -> Result<(), BufferError> {
-    let mut commits = txn.open_table(COMMITS).map_err(|error| file.storage(error))?;
-    commits.insert(writer, group).map_err(|error| file.storage(error))?;
+fn mark_commit(
+    txn: &WriteTransaction,
+    file: &OpenFile,
+    writer: u64,
+    group: u64,
+) -> Result<(), BufferError> {
+    let mut commits = txn
+        .open_table(COMMITS)
+        .map_err(|error| file.storage(error))?;
+    commits
+        .insert(writer, group)
+        .map_err(|error| file.storage(error))?;
     Ok(())
 }
 
 fn landed(handle: &Handle, file: &OpenFile, writer: u64, group: u64) -> Result<bool, BufferError> {
     let txn = handle.begin_read(file.path())?;
-    let commits = txn.open_table(COMMITS).map_err(|error| file.storage(error))?;
+    let commits = txn
+        .open_table(COMMITS)
+        .map_err(|error| file.storage(error))?;
     let last = commits.get(writer).map_err(|error| file.storage(error))?;
     Ok(last.is_some_and(|last| last.value() == group))
 }

@@ -55,7 +55,12 @@ fn operation(id: TaskId, position: usize, write: &Write) -> Operation {
 }
 
 fn change_of(write: &Write) -> (Kind, TaskState) {
-    let title = |number: &u8| Some(Register::new(Title::from_stored(format!("title {number}")), Stamp::ZERO));
+    let title = |number: &u8| {
+        Some(Register::new(
+            Title::from_stored(format!("title {number}")),
+            Stamp::ZERO,
+        ))
+    };
     match write {
         Write::Create(number) => {
             let change = TaskState {
@@ -70,12 +75,30 @@ fn change_of(write: &Write) -> (Kind, TaskState) {
             };
             (Kind::Create, change)
         }
-        Write::Retitle(number) => (Kind::Update, TaskState { title: title(number), ..TaskState::default() }),
+        Write::Retitle(number) => (
+            Kind::Update,
+            TaskState {
+                title: title(number),
+                ..TaskState::default()
+            },
+        ),
         Write::Finish => {
             let status = Some(Register::new(Status::Done, Stamp::ZERO));
-            (Kind::Update, TaskState { status, ..TaskState::default() })
+            (
+                Kind::Update,
+                TaskState {
+                    status,
+                    ..TaskState::default()
+                },
+            )
         }
-        Write::Delete => (Kind::Delete, TaskState { deleted: Some(Stamp::ZERO), ..TaskState::default() }),
+        Write::Delete => (
+            Kind::Delete,
+            TaskState {
+                deleted: Some(Stamp::ZERO),
+                ..TaskState::default()
+            },
+        ),
     }
 }
 
@@ -87,11 +110,16 @@ fn apply(operations: &[Operation]) -> Option<State> {
     for _ in 0..2 {
         let mut again = Vec::new();
         for operation in waiting {
-            let row = state.clone().map(|state| Row { owner: operation.user_id.clone(), state });
+            let row = state.clone().map(|state| Row {
+                owner: operation.user_id.clone(),
+                state,
+            });
             match judge(operation, row.as_ref()) {
                 Outcome::Rejected(Rejection::NotFound) => again.push(operation),
                 Outcome::Rejected(_) => {}
-                Outcome::Applied | Outcome::Superseded => state = operation.applied_to(state.as_ref()),
+                Outcome::Applied | Outcome::Superseded => {
+                    state = operation.applied_to(state.as_ref())
+                }
             }
         }
         waiting = again;
@@ -154,9 +182,18 @@ proptest! {
 #[test]
 fn an_older_write_takes_no_other_field_s_newer_value_with_it() {
     let operations = operations(vec![Write::Retitle(7), Write::Finish]);
-    let late_retitle = [operations[0].clone(), operations[2].clone(), operations[1].clone()];
-    let Some(State::Task(task)) = apply(&late_retitle) else { panic!("no task") };
-    assert_eq!(task.title.map(|title| title.value), Some(Title::from_stored("title 7".into())));
+    let late_retitle = [
+        operations[0].clone(),
+        operations[2].clone(),
+        operations[1].clone(),
+    ];
+    let Some(State::Task(task)) = apply(&late_retitle) else {
+        panic!("no task")
+    };
+    assert_eq!(
+        task.title.map(|title| title.value),
+        Some(Title::from_stored("title 7".into()))
+    );
     assert_eq!(task.status.map(|status| status.value), Some(Status::Done));
 }
 
@@ -164,11 +201,26 @@ fn an_older_write_takes_no_other_field_s_newer_value_with_it() {
 fn preconditions_are_judged_against_the_row_that_is_met() {
     let operations = operations(vec![Write::Retitle(1)]);
     let state = apply(&operations[..1]).expect("created");
-    let row = Row { owner: operations[0].user_id.clone(), state: state.clone() };
-    let with = |precondition| Operation { precondition: Some(precondition), ..operations[1].clone() };
+    let row = Row {
+        owner: operations[0].user_id.clone(),
+        state: state.clone(),
+    };
+    let with = |precondition| Operation {
+        precondition: Some(precondition),
+        ..operations[1].clone()
+    };
     let failed = Outcome::Rejected(Rejection::PreconditionFailed);
-    assert_eq!(judge(&with(Precondition::Match(vec![state.etag()])), Some(&row)), Outcome::Applied);
-    assert_eq!(judge(&with(Precondition::Match(vec![ETag::from_client("x")])), Some(&row)), failed);
+    assert_eq!(
+        judge(&with(Precondition::Match(vec![state.etag()])), Some(&row)),
+        Outcome::Applied
+    );
+    assert_eq!(
+        judge(
+            &with(Precondition::Match(vec![ETag::from_client("x")])),
+            Some(&row)
+        ),
+        failed
+    );
     assert_eq!(judge(&with(Precondition::Absent), Some(&row)), failed);
     assert_eq!(judge(&with(Precondition::Exists), None), failed);
 }

@@ -143,7 +143,10 @@ mod tests {
 
     #[test]
     fn derived_task_ids_depend_on_user_and_key_only() {
-        let (ann, bob) = (UserId::parse("ann").expect("valid"), UserId::parse("bob").expect("valid"));
+        let (ann, bob) = (
+            UserId::parse("ann").expect("valid"),
+            UserId::parse("bob").expect("valid"),
+        );
         let key = IdempotencyKey::parse("k-1").expect("valid");
         assert_eq!(TaskId::derived(&ann, &key), TaskId::derived(&ann, &key));
         assert_ne!(TaskId::derived(&ann, &key), TaskId::derived(&bob, &key));

@@ -56,7 +56,6 @@ impl Kind {
 /// What an operation changes. Its registers carry the stamps; after stamping they all equal the operation's, except
 /// in an item that several writes were folded into (embedded mode).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "an operation lives briefly; a box would cost every task one")]
 pub enum Body {
     /// A change of a task.
     Task {
@@ -67,10 +66,10 @@ pub enum Body {
     },
     /// A change of the user's own profile.
     Profile {
-        /// What is set.
-        change: ProfileState,
+        /// What is set. Boxed, as it is rare and large, and operations are moved about a lot.
+        change: Box<ProfileState>,
         /// The profile to begin with where there is none yet: every field at [`Stamp::ZERO`].
-        provision: ProfileState,
+        provision: Box<ProfileState>,
     },
     /// A session to be let in no more.
     Session(Revocation),
@@ -162,7 +161,7 @@ impl Operation {
     pub fn change(&self) -> Option<State> {
         match &self.body {
             Body::Task { change, .. } => Some(State::Task(change.clone())),
-            Body::Profile { change, .. } => Some(State::Profile(change.clone())),
+            Body::Profile { change, .. } => Some(State::Profile((**change).clone())),
             Body::Session(_) => None,
         }
     }
@@ -170,9 +169,12 @@ impl Operation {
     /// The row it makes where there is none; `None` when it needs one to be there.
     pub fn initial(&self) -> Option<State> {
         match &self.body {
-            Body::Task { change, .. } => change.created.is_some().then(|| State::Task(change.clone())),
+            Body::Task { change, .. } => change
+                .created
+                .is_some()
+                .then(|| State::Task(change.clone())),
             Body::Profile { change, provision } => {
-                let mut first = provision.clone();
+                let mut first = (**provision).clone();
                 first.merge(change);
                 Some(State::Profile(first))
             }
@@ -184,7 +186,9 @@ impl Operation {
     ///
     /// Also to be used for a superseded operation: it sets no field, but may be the earlier of two creates.
     pub fn applied_to(&self, current: Option<&State>) -> Option<State> {
-        let Some(current) = current else { return self.initial() };
+        let Some(current) = current else {
+            return self.initial();
+        };
         let mut merged = current.clone();
         if let Some(change) = self.change().filter(|_| current.deleted().is_none()) {
             merged.merge(&change);
@@ -321,7 +325,9 @@ pub fn judge(operation: &Operation, current: Option<&Row>) -> Outcome {
         return Outcome::Rejected(Rejection::PreconditionFailed);
     }
     match operation.change() {
-        Some(change) if change.deleted().is_some() || change.advances(&row.state) => Outcome::Applied,
+        Some(change) if change.deleted().is_some() || change.advances(&row.state) => {
+            Outcome::Applied
+        }
         _ => Outcome::Superseded,
     }
 }

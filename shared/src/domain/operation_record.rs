@@ -41,7 +41,9 @@ impl OperationState {
 
     /// The state with this word.
     pub fn parse(text: &str) -> Option<Self> {
-        OperationState::ALL.into_iter().find(|state| state.as_str() == text)
+        OperationState::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 
     /// Whether nothing more will become of it.

@@ -107,11 +107,18 @@ impl Preferences {
     /// A [`Violation`] naming the rule.
     pub fn parse(object: &Map<String, Value>) -> Result<Self, Violation> {
         let text = Value::Object(object.clone()).to_string();
-        if text.contains("\\u0000") && object.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
+        if text.contains("\\u0000")
+            && object
+                .iter()
+                .any(|(name, value)| name.contains('\0') || has_nul(value))
+        {
             return Err(Violation::new("must not contain the character U+0000"));
         }
         if text.len() > Preferences::MAX_BYTES {
-            return Err(Violation::new(format!("must be at most 8192 bytes, is {}", text.len())));
+            return Err(Violation::new(format!(
+                "must be at most 8192 bytes, is {}",
+                text.len()
+            )));
         }
         Ok(Preferences(text))
     }
@@ -137,7 +144,9 @@ fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul(value)),
         _ => false,
     }
 }
@@ -222,14 +231,23 @@ mod tests {
     #[test]
     fn each_profile_rule_is_kept() {
         assert!(Email::parse("ann@example.org").is_ok());
-        for bad in ["", "ann", "@x", "ann@", "a b@c", &format!("{}@x.org", "a".repeat(250))] {
+        for bad in [
+            "",
+            "ann",
+            "@x",
+            "ann@",
+            "a b@c",
+            &format!("{}@x.org", "a".repeat(250)),
+        ] {
             assert!(Email::parse(bad).is_err(), "{bad:?}");
         }
         assert!(AvatarUrl::parse("https://example.org/a.png").is_ok());
         assert!(AvatarUrl::parse("javascript:alert(1)").is_err());
         assert!(Locale::parse("de-CH").is_ok() && Locale::parse("not a tag").is_err());
         assert!(TimeZone::parse("Europe/Zurich").is_ok() && TimeZone::parse("Mars/Base").is_err());
-        assert!(DisplayName::parse(&"x".repeat(101)).is_err() && Bio::parse(&"x".repeat(1001)).is_err());
+        assert!(
+            DisplayName::parse(&"x".repeat(101)).is_err() && Bio::parse(&"x".repeat(1001)).is_err()
+        );
     }
 
     #[test]
@@ -251,7 +269,12 @@ mod tests {
         };
         let mut profile = ProfileState::provisioned(&claims, Stamp::from_i64(5));
         assert!(profile.is_complete());
-        assert!(profile.locale.as_ref().is_some_and(|locale| locale.value.is_none()));
+        assert!(
+            profile
+                .locale
+                .as_ref()
+                .is_some_and(|locale| locale.value.is_none())
+        );
         let write = ProfileState {
             email: Some(Register::new(None, Stamp::from_i64(1))),
             ..ProfileState::default()

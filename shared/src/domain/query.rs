@@ -98,7 +98,10 @@ impl TaskQuery {
             SortField::CreatedAt => task.created.map(|stamp| stamp.time().as_micros()),
             SortField::UpdatedAt => Some(task.newest().time().as_micros()),
             SortField::DueAt => task.due_at.as_ref()?.value.map(Timestamp::as_micros),
-            SortField::Priority => task.priority.as_ref().map(|priority| priority.value.number().into()),
+            SortField::Priority => task
+                .priority
+                .as_ref()
+                .map(|priority| priority.value.number().into()),
         }
     }
 
@@ -116,25 +119,49 @@ impl TaskQuery {
     }
 
     fn is_after_cursor(&self, id: TaskId, task: &TaskState) -> bool {
-        let Some(cursor) = &self.after else { return true };
+        let Some(cursor) = &self.after else {
+            return true;
+        };
         self.compare((self.key(task), id), (cursor.key, cursor.id)) == Ordering::Greater
     }
 
     fn meets_conditions(&self, task: &TaskState) -> bool {
         let due = task.due_at.as_ref().and_then(|due| due.value);
-        let has_tag = |tag: &String| task.tags.as_ref().is_some_and(|tags| tags.value.as_slice().contains(tag));
-        self.status.is_none_or(|status| task.status.as_ref().is_some_and(|own| own.value == status))
-            && self.priority.is_none_or(|wanted| task.priority.as_ref().is_some_and(|own| own.value == wanted))
+        let has_tag = |tag: &String| {
+            task.tags
+                .as_ref()
+                .is_some_and(|tags| tags.value.as_slice().contains(tag))
+        };
+        self.status
+            .is_none_or(|status| task.status.as_ref().is_some_and(|own| own.value == status))
+            && self.priority.is_none_or(|wanted| {
+                task.priority
+                    .as_ref()
+                    .is_some_and(|own| own.value == wanted)
+            })
             && self.tag.as_ref().is_none_or(has_tag)
-            && self.due_before.is_none_or(|bound| due.is_some_and(|due| due <= bound))
-            && self.due_after.is_none_or(|bound| due.is_some_and(|due| due >= bound))
-            && self.text.as_ref().is_none_or(|text| contains_text(task, text))
+            && self
+                .due_before
+                .is_none_or(|bound| due.is_some_and(|due| due <= bound))
+            && self
+                .due_after
+                .is_none_or(|bound| due.is_some_and(|due| due >= bound))
+            && self
+                .text
+                .as_ref()
+                .is_none_or(|text| contains_text(task, text))
     }
 }
 
 fn contains_text(task: &TaskState, text: &str) -> bool {
     let wanted = text.to_lowercase();
     let title = task.title.as_ref().map(|title| title.value.as_str());
-    let description = task.description.as_ref().map(|description| description.value.as_str());
-    [title, description].into_iter().flatten().any(|text| text.to_lowercase().contains(&wanted))
+    let description = task
+        .description
+        .as_ref()
+        .map(|description| description.value.as_str());
+    [title, description]
+        .into_iter()
+        .flatten()
+        .any(|text| text.to_lowercase().contains(&wanted))
 }

@@ -31,7 +31,9 @@ pub(super) fn keep_newer<T: Clone>(mine: &mut Option<Register<T>>, other: &Optio
 
 /// The stamp of a register, [`Stamp::ZERO`] where there is none.
 pub(super) fn stamp_of<T>(register: &Option<Register<T>>) -> Stamp {
-    register.as_ref().map_or(Stamp::ZERO, |register| register.stamp)
+    register
+        .as_ref()
+        .map_or(Stamp::ZERO, |register| register.stamp)
 }
 
 /// The earlier of two optional stamps.
@@ -55,7 +57,13 @@ impl ETag {
             hash.update(stamp.as_i64().to_be_bytes());
         }
         let digest = hash.finalize();
-        ETag(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+        ETag(
+            digest
+                .iter()
+                .take(16)
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
     }
 
     /// A tag as a client sent it, without its quotes. Any text: an unknown tag just never matches.

@@ -21,8 +21,12 @@ impl Revocation {
     /// Revokes a session now; `expires_at` is the `exp` of the token it was made with, where that is known.
     pub fn new(session_id: SessionId, now: Timestamp, expires_at: Option<Timestamp>) -> Self {
         let day_us = 24 * 3_600 * 1_000_000;
-        let least = Timestamp::from_micros(now.as_micros().saturating_add(REVOCATION_DAYS * day_us));
-        Revocation { session_id, keep_until: expires_at.map_or(least, |expiry| expiry.max(least)) }
+        let least =
+            Timestamp::from_micros(now.as_micros().saturating_add(REVOCATION_DAYS * day_us));
+        Revocation {
+            session_id,
+            keep_until: expires_at.map_or(least, |expiry| expiry.max(least)),
+        }
     }
 }
 

@@ -66,7 +66,10 @@ impl Stamp {
 
     /// The first tick of a millisecond of the Unix epoch. Times before 2020 give 0.
     pub fn tick_at(unix_ms: i64) -> i64 {
-        unix_ms.saturating_sub(STAMP_EPOCH_MS).clamp(0, MAX_TICK >> COUNTER_BITS) << COUNTER_BITS
+        unix_ms
+            .saturating_sub(STAMP_EPOCH_MS)
+            .clamp(0, MAX_TICK >> COUNTER_BITS)
+            << COUNTER_BITS
     }
 
     /// When the write was made, to the millisecond.
@@ -115,7 +118,9 @@ impl From<DateTime<Utc>> for Timestamp {
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC, with as many fractional digits as are needed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.to_datetime().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+        let text = self
+            .to_datetime()
+            .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
         f.write_str(&text)
     }
 }
@@ -135,7 +140,10 @@ mod tests {
 
     #[test]
     fn a_stamp_tells_its_millisecond() {
-        let stamp = Stamp::new(Stamp::tick_at(1_795_000_000_123) + 7, NodeId::from_number(99));
+        let stamp = Stamp::new(
+            Stamp::tick_at(1_795_000_000_123) + 7,
+            NodeId::from_number(99),
+        );
         assert_eq!(stamp.time().as_micros(), 1_795_000_000_123_000);
         assert_eq!(Stamp::from_i64(stamp.as_i64()), stamp);
     }
@@ -150,6 +158,9 @@ mod tests {
 
     #[test]
     fn a_timestamp_is_rfc_3339_in_utc() {
-        assert_eq!(Timestamp::from_micros(1_500_000).to_string(), "1970-01-01T00:00:01.500Z");
+        assert_eq!(
+            Timestamp::from_micros(1_500_000).to_string(),
+            "1970-01-01T00:00:01.500Z"
+        );
     }
 }

@@ -73,7 +73,12 @@ pub enum Status {
 
 impl Status {
     /// Every status, in the contract's order.
-    pub const ALL: [Status; 4] = [Status::Todo, Status::InProgress, Status::Done, Status::Cancelled];
+    pub const ALL: [Status; 4] = [
+        Status::Todo,
+        Status::InProgress,
+        Status::Done,
+        Status::Cancelled,
+    ];
 
     /// The contract's word.
     pub fn as_str(self) -> &'static str {
@@ -103,7 +108,13 @@ pub struct Priority(u8);
 
 impl Priority {
     /// Every priority, the most urgent first.
-    pub const ALL: [Priority; 5] = [Priority(1), Priority(2), Priority(3), Priority(4), Priority(5)];
+    pub const ALL: [Priority; 5] = [
+        Priority(1),
+        Priority(2),
+        Priority(3),
+        Priority(4),
+        Priority(5),
+    ];
 
     /// Checks the range.
     ///
@@ -152,7 +163,10 @@ impl Tags {
     /// A [`Violation`] when there are more than [`Tags::MAX`].
     pub fn new(tags: Vec<String>) -> Result<Self, Violation> {
         if tags.len() > Tags::MAX {
-            return Err(Violation::new(format!("must have at most 20 tags, has {}", tags.len())));
+            return Err(Violation::new(format!(
+                "must have at most 20 tags, has {}",
+                tags.len()
+            )));
         }
         let mut unique: Vec<String> = Vec::with_capacity(tags.len());
         for tag in tags {
@@ -268,7 +282,11 @@ mod tests {
 
     #[test]
     fn a_priority_is_one_to_five() {
-        assert!(Priority::parse(0).is_err() && Priority::parse(6).is_err() && Priority::parse(-1).is_err());
+        assert!(
+            Priority::parse(0).is_err()
+                && Priority::parse(6).is_err()
+                && Priority::parse(-1).is_err()
+        );
         assert_eq!(Priority::parse(5).expect("valid").number(), 5);
     }
 }

@@ -72,15 +72,23 @@ impl StateCache {
 
     /// All that is remembered of this user's.
     pub(super) fn list(&self, user: &UserId) -> Vec<(ResourceKey, Remembered)> {
-        let Some(shelf) = self.shelves.get(user) else { return Vec::new() };
+        let Some(shelf) = self.shelves.get(user) else {
+            return Vec::new();
+        };
         let records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        records.iter().map(|(key, remembered)| (key.clone(), remembered.clone())).collect()
+        records
+            .iter()
+            .map(|(key, remembered)| (key.clone(), remembered.clone()))
+            .collect()
     }
 
     /// Forgets a resource: a write of it that was remembered has been refused.
     pub(super) fn forget(&self, user: &UserId, key: &ResourceKey) {
         if let Some(shelf) = self.shelves.get(user) {
-            shelf.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+            shelf
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(key);
         }
     }
 }
@@ -93,7 +101,13 @@ fn merge_into(records: &mut HashMap<ResourceKey, Remembered>, key: ResourceKey, 
             known.seen_at = seen_at;
         }
         None => {
-            records.insert(key, Remembered { state: state.clone(), seen_at });
+            records.insert(
+                key,
+                Remembered {
+                    state: state.clone(),
+                    seen_at,
+                },
+            );
         }
     }
 }
@@ -102,7 +116,10 @@ fn make_room(records: &mut HashMap<ResourceKey, Remembered>) {
     if records.len() <= PER_USER_MAX {
         return;
     }
-    let oldest = records.iter().min_by_key(|(_, remembered)| remembered.seen_at).map(|(key, _)| key.clone());
+    let oldest = records
+        .iter()
+        .min_by_key(|(_, remembered)| remembered.seen_at)
+        .map(|(key, _)| key.clone());
     if let Some(key) = oldest {
         records.remove(&key);
     }
@@ -115,7 +132,10 @@ mod tests {
 
     fn titled(title: &str, stamp: i64) -> State {
         let title = Title::parse(title).expect("a valid title");
-        State::Task(TaskState { title: Some(Register::new(title, Stamp::from_i64(stamp))), ..TaskState::default() })
+        State::Task(TaskState {
+            title: Some(Register::new(title, Stamp::from_i64(stamp))),
+            ..TaskState::default()
+        })
     }
 
     #[test]
@@ -124,7 +144,10 @@ mod tests {
         let key = ResourceKey::Task(TaskId::generate());
         cache.remember(&user, key.clone(), &titled("new", 2));
         cache.remember(&user, key.clone(), &titled("old", 1));
-        assert_eq!(cache.find(&user, &key).map(|found| found.state), Some(titled("new", 2)));
+        assert_eq!(
+            cache.find(&user, &key).map(|found| found.state),
+            Some(titled("new", 2))
+        );
         cache.forget(&user, &key);
         assert!(cache.find(&user, &key).is_none());
     }
@@ -133,7 +156,11 @@ mod tests {
     fn a_user_s_shelf_is_bounded() {
         let (cache, user) = (StateCache::new(), UserId::parse("ann").expect("valid"));
         for _ in 0..PER_USER_MAX + 10 {
-            cache.remember(&user, ResourceKey::Task(TaskId::generate()), &titled("x", 1));
+            cache.remember(
+                &user,
+                ResourceKey::Task(TaskId::generate()),
+                &titled("x", 1),
+            );
         }
         assert_eq!(cache.list(&user).len(), PER_USER_MAX);
     }

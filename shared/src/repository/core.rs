@@ -85,6 +85,7 @@ impl Repository {
     /// When the buffer can't be used, or belongs to a database while none is configured. Nothing is left running.
     pub fn open(config: &Config) -> Result<Repository, OpenError> {
         let buffer = Buffer::open(&config.buffer)?;
+        buffer.reader().warm()?;
         if config.postgres.is_none() {
             refuse_orphaned(&buffer)?;
         }
@@ -93,7 +94,8 @@ impl Repository {
         let postgres = config.postgres.as_ref().map(|settings| {
             let store = Postgres::new(settings, Timeouts::direct(config.store_timeout));
             let on_probe = note_probe(buffer.clone(), foreign.clone());
-            let (health, watching) = monitor("postgres", store.clone(), config.health_interval, on_probe);
+            let (health, watching) =
+                monitor("postgres", store.clone(), config.health_interval, on_probe);
             tasks.spawn(watching);
             Lane { store, health }
         });
@@ -101,7 +103,12 @@ impl Repository {
             None => None,
             Some(settings) => {
                 let store = Redis::new(settings, config.store_timeout)?;
-                let (health, watching) = monitor("redis", store.clone(), config.health_interval, |_: &Probed| {});
+                let (health, watching) = monitor(
+                    "redis",
+                    store.clone(),
+                    config.health_interval,
+                    |_: &Probed| {},
+                );
                 tasks.spawn(watching);
                 Some(Lane { store, health })
             }
@@ -113,7 +120,10 @@ impl Repository {
             redis,
             cache: StateCache::new(),
             keys_in_use: Mutex::default(),
-            noted_sessions: Cache::builder().max_capacity(SESSIONS_MAX).time_to_live(NOTED_FOR).build(),
+            noted_sessions: Cache::builder()
+                .max_capacity(SESSIONS_MAX)
+                .time_to_live(NOTED_FOR)
+                .build(),
             seen_sessions: Cache::new(SESSIONS_MAX),
             session_policy: config.session_policy,
             ended: watch::channel(0).0,
@@ -123,7 +133,11 @@ impl Repository {
         repository.reload_revocations_blocking()?;
         tasks.spawn(repository.clone().follow_buffer());
         tasks.spawn(repository.clone().mirror_revocations());
-        *repository.0.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = tasks;
+        *repository
+            .0
+            .tasks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = tasks;
         Ok(repository)
     }
 
@@ -157,10 +171,19 @@ impl Repository {
 
     /// Stops watching the stores, lets the buffer's writer finish what is queued, and closes it.
     pub async fn close(&self) {
-        let mut tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let mut tasks = std::mem::take(
+            &mut *self
+                .0
+                .tasks
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
         tasks.shutdown().await;
         let buffer = self.0.buffer.clone();
-        if tokio::task::spawn_blocking(move || buffer.close()).await.is_err() {
+        if tokio::task::spawn_blocking(move || buffer.close())
+            .await
+            .is_err()
+        {
             tracing::error!("closing the buffer failed");
         }
     }
@@ -186,10 +209,17 @@ fn note_probe(
         if let Some(offset_ms) = probed.clock_offset_ms {
             buffer.clock().set_offset_ms(offset_ms);
         }
-        let mut bound_to = bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut bound_to = bound
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if probed.database_id.is_some() && *bound_to != probed.database_id {
             *bound_to = probed.database_id;
-            tokio::spawn(bind(buffer.clone(), probed.database_id, foreign.clone(), Arc::clone(&bound)));
+            tokio::spawn(bind(
+                buffer.clone(),
+                probed.database_id,
+                foreign.clone(),
+                Arc::clone(&bound),
+            ));
         }
     }
 }
@@ -207,7 +237,9 @@ async fn bind(
         }
         Err(error) => {
             tracing::warn!(%error, "can't record which database the buffer belongs to; trying again at the next probe");
-            *bound.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+            *bound
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         }
     }
 }

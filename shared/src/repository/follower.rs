@@ -31,7 +31,9 @@ impl Repository {
         let mut readings = 0;
         loop {
             ticks.tick().await;
-            let Ok(now) = self.0.read(Reader::counters).await else { continue };
+            let Ok(now) = self.0.read(Reader::counters).await else {
+                continue;
+            };
             if ended(&now) != ended(&last) {
                 self.0.ended.send_modify(|changes| *changes += 1);
             }
@@ -51,11 +53,15 @@ impl Repository {
 
     /// A write that died was remembered as if it would take effect: forget the resource, so that the next read asks.
     async fn forget_dead(&self, known: &mut HashSet<OperationId>) {
-        let Ok(letters) = self.0.read(|reader| reader.list_dead(None, DEAD_MAX)).await else { return };
+        let Ok(letters) = self.0.read(|reader| reader.list_dead(None, DEAD_MAX)).await else {
+            return;
+        };
         for letter in &letters {
             let operation = &letter.item.operation;
             if known.insert(operation.id) {
-                self.0.cache.forget(&operation.user_id, &operation.resource());
+                self.0
+                    .cache
+                    .forget(&operation.user_id, &operation.resource());
             }
         }
         known.retain(|id| letters.iter().any(|letter| letter.item.operation.id == *id));

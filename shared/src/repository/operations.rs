@@ -26,7 +26,10 @@ impl Repository {
             return Ok(all.into_iter().find(|record| record.id == id));
         }
         let here = self.0.read(move |reader| reader.find_operation(id)).await;
-        let here = here.map_err(|error| tracing::warn!(%error, "can't read the buffer")).ok().flatten();
+        let here = here
+            .map_err(|error| tracing::warn!(%error, "can't read the buffer"))
+            .ok()
+            .flatten();
         if let Some(record) = here {
             return Ok(Some(record).filter(|record| record.user_id == *user));
         }
@@ -52,7 +55,9 @@ impl Repository {
         loop {
             ended.borrow_and_update();
             let found = self.find_operation(user, id).await?;
-            let waits = found.as_ref().is_some_and(|record| !record.state.is_final());
+            let waits = found
+                .as_ref()
+                .is_some_and(|record| !record.state.is_final());
             if !waits || !matches!(timeout_at(until, ended.changed()).await, Ok(Ok(()))) {
                 return Ok(found);
             }
@@ -74,10 +79,17 @@ impl Repository {
             self.embedded_operations(user).await?
         } else {
             let owner = user.clone();
-            self.0.read(move |reader| reader.list_operations(&owner)).await.map_err(unreadable)?
+            self.0
+                .read(move |reader| reader.list_operations(&owner))
+                .await
+                .map_err(unreadable)?
         };
         let mut records: BTreeMap<OperationId, OperationRecord> = BTreeMap::new();
-        if let Some(lane) = self.0.postgres_up().filter(|_| state != Some(OperationState::Pending)) {
+        if let Some(lane) = self
+            .0
+            .postgres_up()
+            .filter(|_| state != Some(OperationState::Pending))
+        {
             match lane.store.list_operations(user, state, before, limit).await {
                 Ok(stored) => records.extend(stored.into_iter().map(|record| (record.id, record))),
                 Err(error) => lane.health.report_failure(&error),
@@ -85,7 +97,8 @@ impl Repository {
         }
         records.extend(here.into_iter().map(|record| (record.id, record)));
         let wanted = records.into_values().rev().filter(|record| {
-            state.is_none_or(|state| record.state == state) && before.is_none_or(|before| record.id < before)
+            state.is_none_or(|state| record.state == state)
+                && before.is_none_or(|before| record.id < before)
         });
         Ok(wanted.take(limit).collect())
     }
@@ -94,13 +107,19 @@ impl Repository {
     /// told of: of each resource the last one.
     async fn embedded_operations(&self, user: &UserId) -> Result<Vec<OperationRecord>, ReadError> {
         let owner = user.clone();
-        let views = self.0.read(move |reader| reader.list_pending(&owner)).await.map_err(unreadable)?;
+        let views = self
+            .0
+            .read(move |reader| reader.list_pending(&owner))
+            .await
+            .map_err(unreadable)?;
         let items = views.into_iter().flat_map(|(_, view)| view.operations);
-        let keyed = items.filter(|item| item.operation.idempotency.is_some()).map(|item| OperationRecord {
-            state: OperationState::Applied,
-            finished_at: Some(item.operation.accepted_at),
-            ..item.record()
-        });
+        let keyed = items
+            .filter(|item| item.operation.idempotency.is_some())
+            .map(|item| OperationRecord {
+                state: OperationState::Applied,
+                finished_at: Some(item.operation.accepted_at),
+                ..item.record()
+            });
         Ok(keyed.collect())
     }
 }

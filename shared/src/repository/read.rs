@@ -2,8 +2,8 @@
 
 use crate::buffer::PendingView;
 use crate::domain::{
-    Body, Claims, Kind, Operation, OperationId, Priority, ProfileState, ResourceKey, Stamp, State, TaskId, TaskQuery,
-    TaskState, UserId,
+    Body, Claims, Kind, Operation, OperationId, Priority, ProfileState, ResourceKey, Stamp, State,
+    TaskId, TaskQuery, TaskState, UserId,
 };
 use crate::store::StoreError;
 use crate::store::postgres::Postgres;
@@ -20,7 +20,11 @@ impl Repository {
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when the store is away and the node doesn't know the task.
-    pub async fn find_task(&self, user: &UserId, id: TaskId) -> Result<Option<Found<TaskState>>, ReadError> {
+    pub async fn find_task(
+        &self,
+        user: &UserId,
+        id: TaskId,
+    ) -> Result<Option<Found<TaskState>>, ReadError> {
         let key = ResourceKey::Task(id);
         let view = self.pending(user, &key).await?;
         if self.is_embedded() {
@@ -29,7 +33,11 @@ impl Repository {
         if let Some(lane) = self.0.postgres_up() {
             match lane.store.find_task(id).await {
                 Ok(Some(row)) if row.owner != *user => return Ok(None),
-                Ok(row) => return Ok(self.over_store(user, key, row.map(|row| row.state), view).and_then(found_task)),
+                Ok(row) => {
+                    return Ok(self
+                        .over_store(user, key, row.map(|row| row.state), view)
+                        .and_then(found_task));
+                }
                 Err(error) => note_failure(lane, &error),
             }
         }
@@ -40,7 +48,11 @@ impl Repository {
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when the store is away and the node doesn't know the profile.
-    pub async fn find_profile(&self, user: &UserId, claims: &Claims) -> Result<Found<ProfileState>, ReadError> {
+    pub async fn find_profile(
+        &self,
+        user: &UserId,
+        claims: &Claims,
+    ) -> Result<Found<ProfileState>, ReadError> {
         let key = ResourceKey::Profile(user.clone());
         let view = self.pending(user, &key).await?;
         if self.is_embedded() {
@@ -62,10 +74,17 @@ impl Repository {
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when neither the store nor the buffer can be read.
-    pub async fn list_tasks(&self, user: &UserId, query: &TaskQuery) -> Result<TaskPage, ReadError> {
+    pub async fn list_tasks(
+        &self,
+        user: &UserId,
+        query: &TaskQuery,
+    ) -> Result<TaskPage, ReadError> {
         let views = self.pending_tasks(user).await?;
         if self.is_embedded() {
-            let items = views.into_iter().filter_map(|(id, view)| Some((id, synced(task(view.state)?)))).collect();
+            let items = views
+                .into_iter()
+                .filter_map(|(id, view)| Some((id, synced(task(view.state)?))))
+                .collect();
             return Ok(page(query, items, true));
         }
         if let Some(lane) = self.0.postgres_up() {
@@ -77,9 +96,17 @@ impl Repository {
         Ok(page(query, self.list_without_store(user, views), false))
     }
 
-    async fn pending(&self, user: &UserId, key: &ResourceKey) -> Result<Option<PendingView>, ReadError> {
+    async fn pending(
+        &self,
+        user: &UserId,
+        key: &ResourceKey,
+    ) -> Result<Option<PendingView>, ReadError> {
         let (user, key) = (user.clone(), key.clone());
-        match self.0.read(move |reader| reader.find_pending(&user, &key)).await {
+        match self
+            .0
+            .read(move |reader| reader.find_pending(&user, &key))
+            .await
+        {
             Ok(view) => Ok(view),
             Err(error) => self.without_buffer(&error).map(|()| None),
         }
@@ -101,7 +128,10 @@ impl Repository {
     /// A buffer that can't be read counts as empty while PostgreSQL serves; without both nothing is known.
     fn without_buffer(&self, error: &crate::buffer::BufferError) -> Result<(), ReadError> {
         tracing::warn!(%error, "can't read the buffer");
-        self.0.postgres_up().map(|_| ()).ok_or(ReadError::Unavailable)
+        self.0
+            .postgres_up()
+            .map(|_| ())
+            .ok_or(ReadError::Unavailable)
     }
 
     /// What the store said, merged with what is pending; remembered for an outage.
@@ -112,11 +142,19 @@ impl Repository {
         stored: Option<State>,
         view: Option<PendingView>,
     ) -> Option<Found<State>> {
-        let sync_state = if view.is_some() { SyncState::Pending } else { SyncState::Synced };
+        let sync_state = if view.is_some() {
+            SyncState::Pending
+        } else {
+            SyncState::Synced
+        };
         let state = merged([stored, view.map(|view| view.state)]).filter(is_known)?;
         self.0.buffer.clock().observe(state.newest());
         self.0.cache.remember(user, key, &state);
-        Some(Found { value: state, sync_state, age: None })
+        Some(Found {
+            value: state,
+            sync_state,
+            age: None,
+        })
     }
 
     /// What the node knows by itself.
@@ -129,10 +167,23 @@ impl Repository {
         let remembered = self.0.cache.find(user, key);
         let (sync_state, age) = match &view {
             Some(_) => (SyncState::Pending, None),
-            None => (SyncState::Stale, remembered.as_ref().map(|remembered| remembered.age())),
+            None => (
+                SyncState::Stale,
+                remembered.as_ref().map(|remembered| remembered.age()),
+            ),
         };
-        let known = merged([remembered.map(|remembered| remembered.state), view.map(|view| view.state)]);
-        known.filter(is_known).map(|value| Found { value, sync_state, age }).ok_or(ReadError::Unavailable)
+        let known = merged([
+            remembered.map(|remembered| remembered.state),
+            view.map(|view| view.state),
+        ]);
+        known
+            .filter(is_known)
+            .map(|value| Found {
+                value,
+                sync_state,
+                age,
+            })
+            .ok_or(ReadError::Unavailable)
     }
 
     async fn stored_profile(
@@ -157,8 +208,15 @@ impl Repository {
         if let Some(found) = view.and_then(|view| profile(view.state)) {
             return Ok(synced(found));
         }
-        let folded = self.0.buffer.fold(provisioning(user, claims, self.now())).await;
-        let state = folded.ok().and_then(|folded| folded.state).and_then(profile);
+        let folded = self
+            .0
+            .buffer
+            .fold(provisioning(user, claims, self.now()))
+            .await;
+        let state = folded
+            .ok()
+            .and_then(|folded| folded.state)
+            .and_then(profile);
         state.map(synced).ok_or(ReadError::Unavailable)
     }
 
@@ -170,10 +228,15 @@ impl Repository {
         views: &[(TaskId, PendingView)],
     ) -> Result<Vec<(TaskId, Found<TaskState>)>, StoreError> {
         let ids: Vec<TaskId> = views.iter().map(|(id, _)| *id).collect();
-        let one_more = TaskQuery { limit: query.limit + 1, ..query.clone() };
+        let one_more = TaskQuery {
+            limit: query.limit + 1,
+            ..query.clone()
+        };
         let mut items = Vec::new();
         for (id, state) in lane.store.list_tasks(user, &one_more, &ids).await? {
-            self.0.cache.remember(user, ResourceKey::Task(id), &State::Task(state.clone()));
+            self.0
+                .cache
+                .remember(user, ResourceKey::Task(id), &State::Task(state.clone()));
             items.push((id, synced(state)));
         }
         let mut stored = std::collections::HashMap::new();
@@ -183,7 +246,16 @@ impl Repository {
         for (id, view) in views {
             let row = stored.remove(id).map(State::Task);
             let state = merged([row, Some(view.state.clone())]).and_then(task);
-            items.extend(state.map(|value| (*id, Found { value, sync_state: SyncState::Pending, age: None })));
+            items.extend(state.map(|value| {
+                (
+                    *id,
+                    Found {
+                        value,
+                        sync_state: SyncState::Pending,
+                        age: None,
+                    },
+                )
+            }));
         }
         Ok(items)
     }
@@ -194,13 +266,23 @@ impl Repository {
         views: Vec<(TaskId, PendingView)>,
     ) -> Vec<(TaskId, Found<TaskState>)> {
         let views: std::collections::HashMap<TaskId, PendingView> = views.into_iter().collect();
-        let mut keys: Vec<ResourceKey> = self.0.cache.list(user).into_iter().map(|(key, _)| key).collect();
+        let mut keys: Vec<ResourceKey> = self
+            .0
+            .cache
+            .list(user)
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
         keys.extend(views.keys().map(|id| ResourceKey::Task(*id)));
         keys.sort_unstable();
         keys.dedup();
         let known = keys.into_iter().filter_map(|key| {
-            let ResourceKey::Task(id) = key else { return None };
-            let found = self.without_store(user, &key, views.get(&id).cloned()).ok()?;
+            let ResourceKey::Task(id) = key else {
+                return None;
+            };
+            let found = self
+                .without_store(user, &key, views.get(&id).cloned())
+                .ok()?;
             Some((id, found_task(found)?))
         });
         known.collect()
@@ -215,8 +297,8 @@ fn provisioning(user: &UserId, claims: &Claims, now: crate::domain::Timestamp) -
         user_id: user.clone(),
         kind: Kind::Create,
         body: Body::Profile {
-            change: ProfileState::default(),
-            provision: ProfileState::provisioned(claims, Stamp::ZERO),
+            change: Box::default(),
+            provision: Box::new(ProfileState::provisioned(claims, Stamp::ZERO)),
         },
         precondition: None,
         idempotency: None,
@@ -228,13 +310,23 @@ fn provisioning(user: &UserId, claims: &Claims, now: crate::domain::Timestamp) -
 
 /// Keeps what the query selects, in its order, up to its limit.
 fn page(query: &TaskQuery, items: Vec<(TaskId, Found<TaskState>)>, complete: bool) -> TaskPage {
-    let mut items: Vec<_> = items.into_iter().filter(|(id, found)| query.selects(*id, &found.value)).collect();
+    let mut items: Vec<_> = items
+        .into_iter()
+        .filter(|(id, found)| query.selects(*id, &found.value))
+        .collect();
     items.sort_by(|(one_id, one), (other_id, other)| {
-        query.compare((query.key(&one.value), *one_id), (query.key(&other.value), *other_id))
+        query.compare(
+            (query.key(&one.value), *one_id),
+            (query.key(&other.value), *other_id),
+        )
     });
     let has_more = items.len() > query.limit;
     items.truncate(query.limit);
-    TaskPage { items, has_more, complete }
+    TaskPage {
+        items,
+        has_more,
+        complete,
+    }
 }
 
 fn note_failure(lane: &Lane<Postgres>, error: &StoreError) {
@@ -248,7 +340,11 @@ fn is_known(state: &State) -> bool {
 }
 
 fn synced<T>(value: T) -> Found<T> {
-    Found { value, sync_state: SyncState::Synced, age: None }
+    Found {
+        value,
+        sync_state: SyncState::Synced,
+        age: None,
+    }
 }
 
 fn task(state: State) -> Option<TaskState> {
@@ -266,11 +362,29 @@ fn profile(state: State) -> Option<ProfileState> {
 }
 
 fn found_task(found: Found<State>) -> Option<Found<TaskState>> {
-    let Found { value, sync_state, age } = found;
-    task(value).map(|value| Found { value, sync_state, age })
+    let Found {
+        value,
+        sync_state,
+        age,
+    } = found;
+    task(value).map(|value| Found {
+        value,
+        sync_state,
+        age,
+    })
 }
 
 fn found_profile(found: Found<State>) -> Option<Found<ProfileState>> {
-    let Found { value, sync_state, age } = found;
-    profile(value).filter(ProfileState::is_complete).map(|value| Found { value, sync_state, age })
+    let Found {
+        value,
+        sync_state,
+        age,
+    } = found;
+    profile(value)
+        .filter(ProfileState::is_complete)
+        .map(|value| Found {
+            value,
+            sync_state,
+            age,
+        })
 }

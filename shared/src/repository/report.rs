@@ -40,7 +40,11 @@ impl Repository {
         let max_items = self.0.buffer.max_items();
         match snapshot {
             Ok(snapshot) => BufferReport {
-                state: if snapshot.counters.pending >= max_items { "full" } else { "ok" },
+                state: if snapshot.counters.pending >= max_items {
+                    "full"
+                } else {
+                    "ok"
+                },
                 pending: snapshot.counters.pending,
                 dead: snapshot.counters.dead,
                 oldest_age: oldest_age(snapshot, self.now()),
@@ -61,7 +65,12 @@ impl Repository {
 
 fn store_report<S>(lane: Option<&Lane<S>>) -> StoreReport {
     let Some(lane) = lane else {
-        return StoreReport { state: "disabled", since: None, latency: None, error: None };
+        return StoreReport {
+            state: "disabled",
+            since: None,
+            latency: None,
+            error: None,
+        };
     };
     let status = lane.health.status();
     StoreReport {

@@ -9,8 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::buffer::{BufferError, Queued, Settlement, Verdict};
 use crate::config::SessionPolicy;
 use crate::domain::{
-    Body, Kind, Operation, OperationId, OperationRecord, OperationState, Priority, Revocation, Session,
-    SessionId, Stamp, Timestamp, UserId,
+    Body, Kind, Operation, OperationId, OperationRecord, OperationState, Priority, Revocation,
+    Session, SessionId, Stamp, Timestamp, UserId,
 };
 use crate::store::redis::{Redis, RevocationCursor};
 
@@ -26,16 +26,26 @@ pub(super) struct Revocations(RwLock<HashMap<SessionId, Timestamp>>);
 
 impl Revocations {
     fn contain(&self, id: &SessionId) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(id)
     }
 
     fn add(&self, revocations: impl IntoIterator<Item = Revocation>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.extend(revocations.into_iter().map(|revocation| (revocation.session_id, revocation.keep_until)));
+        known.extend(
+            revocations
+                .into_iter()
+                .map(|revocation| (revocation.session_id, revocation.keep_until)),
+        );
     }
 
     fn forget_before(&self, now: Timestamp) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|_, keep_until| *keep_until >= now);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, keep_until| *keep_until >= now);
     }
 }
 
@@ -45,13 +55,19 @@ impl Repository {
         if self.0.revocations.contain(&session.id) {
             return Admission::Revoked;
         }
-        let redis_away = self.0.redis.as_ref().is_some_and(|lane| !lane.health.is_up());
+        let redis_away = self
+            .0
+            .redis
+            .as_ref()
+            .is_some_and(|lane| !lane.health.is_up());
         if redis_away && self.0.session_policy == SessionPolicy::Strict {
             return Admission::Unknown;
         }
         if !self.0.noted_sessions.contains_key(&session.id) {
             self.0.noted_sessions.insert(session.id.clone(), ());
-            self.0.seen_sessions.insert(session.id.clone(), session.clone());
+            self.0
+                .seen_sessions
+                .insert(session.id.clone(), session.clone());
             tokio::spawn(self.clone().note_session(session.clone()));
         }
         Admission::Admitted
@@ -62,31 +78,53 @@ impl Repository {
     ///
     /// # Errors
     /// [`WriteError`] when the buffer can't take it; nothing is revoked then.
-    pub async fn revoke(&self, user: &UserId, revocation: Revocation) -> Result<Written, WriteError> {
+    pub async fn revoke(
+        &self,
+        user: &UserId,
+        revocation: Revocation,
+    ) -> Result<Written, WriteError> {
         let operation = revoking(user, revocation.clone(), self.now());
         let queued = self.0.redis.as_ref().map(|_| operation.clone());
-        self.0.buffer.revoke(revocation.clone(), queued).await.map_err(|error| match error {
-            BufferError::Full { .. } | BufferError::DiskFull { .. } => WriteError::Full,
-            error => {
-                tracing::error!(%error, "the buffer can't take a revocation");
-                WriteError::Unavailable
-            }
-        })?;
+        self.0
+            .buffer
+            .revoke(revocation.clone(), queued)
+            .await
+            .map_err(|error| match error {
+                BufferError::Full { .. } | BufferError::DiskFull { .. } => WriteError::Full,
+                error => {
+                    tracing::error!(%error, "the buffer can't take a revocation");
+                    WriteError::Unavailable
+                }
+            })?;
         self.0.revocations.add([revocation.clone()]);
         let path = self.publish(user, revocation, &operation).await;
-        let state = if path == WritePath::Direct { OperationState::Applied } else { OperationState::Pending };
+        let state = if path == WritePath::Direct {
+            OperationState::Applied
+        } else {
+            OperationState::Pending
+        };
         Ok(Written {
             path,
             state: None,
             created: false,
-            operation: OperationRecord { state, ..OperationRecord::pending(&operation) },
+            operation: OperationRecord {
+                state,
+                ..OperationRecord::pending(&operation)
+            },
             replayed: false,
         })
     }
 
     /// Tells Redis of a revocation that is queued, and takes it from the queue if that works.
-    async fn publish(&self, user: &UserId, revocation: Revocation, operation: &Operation) -> WritePath {
-        let Some(lane) = &self.0.redis else { return WritePath::Direct };
+    async fn publish(
+        &self,
+        user: &UserId,
+        revocation: Revocation,
+        operation: &Operation,
+    ) -> WritePath {
+        let Some(lane) = &self.0.redis else {
+            return WritePath::Direct;
+        };
         if !lane.health.is_up() {
             return WritePath::Buffered;
         }
@@ -104,8 +142,16 @@ impl Repository {
         let queued = self.0.read(move |reader| reader.list_items_of(&key)).await;
         let mine = |queued: &Queued| queued.item.operation.id == operation.id;
         let settlement = queued.ok().and_then(|items| items.into_iter().find(mine));
-        let settlements = settlement.map(|queued| Settlement { queued, verdict: Verdict::Applied });
-        match self.0.buffer.settle(settlements.into_iter().collect()).await {
+        let settlements = settlement.map(|queued| Settlement {
+            queued,
+            verdict: Verdict::Applied,
+        });
+        match self
+            .0
+            .buffer
+            .settle(settlements.into_iter().collect())
+            .await
+        {
             Ok(_) => WritePath::Direct,
             Err(error) => {
                 tracing::warn!(%error, "a published revocation stays queued; it will be published again");
@@ -128,9 +174,16 @@ impl Repository {
         };
         let now = self.now();
         sessions.retain(|session| {
-            session.user_id == *user && session.expires_at > now && !self.0.revocations.contain(&session.id)
+            session.user_id == *user
+                && session.expires_at > now
+                && !self.0.revocations.contain(&session.id)
         });
-        sessions.sort_by(|one, other| other.last_seen_at.cmp(&one.last_seen_at).then(one.id.cmp(&other.id)));
+        sessions.sort_by(|one, other| {
+            other
+                .last_seen_at
+                .cmp(&one.last_seen_at)
+                .then(one.id.cmp(&other.id))
+        });
         Ok(sessions)
     }
 
@@ -138,17 +191,30 @@ impl Repository {
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when the store that has them is away and this process hasn't seen the session.
-    pub async fn find_session(&self, user: &UserId, id: &SessionId) -> Result<Option<Session>, ReadError> {
+    pub async fn find_session(
+        &self,
+        user: &UserId,
+        id: &SessionId,
+    ) -> Result<Option<Session>, ReadError> {
         match self.list_sessions(user).await {
             Ok(sessions) => Ok(sessions.into_iter().find(|session| session.id == *id)),
             Err(error) => {
-                let seen = self.0.seen_sessions.get(id).filter(|_| !self.0.revocations.contain(id));
-                seen.map(|session| Some(session).filter(|session| session.user_id == *user)).ok_or(error)
+                let seen = self
+                    .0
+                    .seen_sessions
+                    .get(id)
+                    .filter(|_| !self.0.revocations.contain(id));
+                seen.map(|session| Some(session).filter(|session| session.user_id == *user))
+                    .ok_or(error)
             }
         }
     }
 
-    async fn stored_sessions(&self, lane: &Lane<Redis>, user: &UserId) -> Result<Vec<Session>, ReadError> {
+    async fn stored_sessions(
+        &self,
+        lane: &Lane<Redis>,
+        user: &UserId,
+    ) -> Result<Vec<Session>, ReadError> {
         if !lane.health.is_up() {
             return Err(ReadError::Unavailable);
         }
@@ -186,13 +252,17 @@ impl Repository {
 
     /// The same, before anything is served.
     pub(super) fn reload_revocations_blocking(&self) -> Result<(), BufferError> {
-        self.0.revocations.add(self.0.buffer.reader().list_revocations()?);
+        self.0
+            .revocations
+            .add(self.0.buffer.reader().list_revocations()?);
         Ok(())
     }
 
     /// Mirrors other nodes' revocations from Redis into the file, until the process ends.
     pub(super) async fn mirror_revocations(self) {
-        let Some(lane) = self.0.redis.clone() else { return };
+        let Some(lane) = self.0.redis.clone() else {
+            return;
+        };
         let mut ticks = interval(MIRROR_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut cursor = RevocationCursor::default();

@@ -4,7 +4,8 @@ use std::sync::PoisonError;
 
 use crate::buffer::{BufferError, PendingView, Slot};
 use crate::domain::{
-    Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome, Rejection, State, UserId,
+    Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome,
+    Rejection, State, UserId,
 };
 use crate::health::StoreHealth;
 use crate::store::FailureClass;
@@ -63,14 +64,23 @@ impl Repository {
             return self.write_embedded(operation).await;
         }
         let Some(lane) = self.0.postgres_up().filter(|_| pending.is_none()) else {
-            return self.write_buffered(operation, pending, Slot::Ordinary).await;
+            return self
+                .write_buffered(operation, pending, Slot::Ordinary)
+                .await;
         };
         match self.attempt(lane, operation).await {
             Attempt::Done(written) => Ok(*written),
             Attempt::Refused(rejection) => Err(WriteError::Rejected(rejection)),
             Attempt::Impossible => Err(WriteError::Unavailable),
-            Attempt::Elsewhere { operation, maybe_done } => {
-                let slot = if maybe_done { Slot::Reserved } else { Slot::Ordinary };
+            Attempt::Elsewhere {
+                operation,
+                maybe_done,
+            } => {
+                let slot = if maybe_done {
+                    Slot::Reserved
+                } else {
+                    Slot::Ordinary
+                };
                 self.write_buffered(*operation, None, slot).await
             }
         }
@@ -80,7 +90,11 @@ impl Repository {
     /// still serves.
     async fn pending_of(&self, operation: &Operation) -> Option<PendingView> {
         let (user, key) = (operation.user_id.clone(), operation.resource());
-        match self.0.read(move |reader| reader.find_pending(&user, &key)).await {
+        match self
+            .0
+            .read(move |reader| reader.find_pending(&user, &key))
+            .await
+        {
             Ok(view) => view,
             Err(error) => {
                 tracing::warn!(%error, "can't read the buffer before a write");
@@ -98,7 +112,10 @@ impl Repository {
                 path: WritePath::Direct,
                 state: shown(folded.state),
                 created: folded.created,
-                operation: OperationRecord { state: state_of(&outcome), ..record },
+                operation: OperationRecord {
+                    state: state_of(&outcome),
+                    ..record
+                },
                 replayed: false,
             }),
         }
@@ -116,19 +133,31 @@ impl Repository {
             };
             if let Some(state) = &applied.state {
                 clock.observe(state.newest());
-                self.0.cache.remember(&operation.user_id, operation.resource(), state);
+                self.0
+                    .cache
+                    .remember(&operation.user_id, operation.resource(), state);
             }
             match applied.outcome {
                 Outcome::Rejected(rejection) => return Attempt::Refused(rejection),
-                Outcome::Superseded if applied.replayed.is_none() && !is_deleted(applied.state.as_ref()) => {}
-                outcome => return Attempt::Done(Box::new(written_direct(&operation, &outcome, applied))),
+                Outcome::Superseded
+                    if applied.replayed.is_none() && !is_deleted(applied.state.as_ref()) => {}
+                outcome => {
+                    return Attempt::Done(Box::new(written_direct(&operation, &outcome, applied)));
+                }
             }
         }
-        Attempt::Elsewhere { operation: Box::new(operation), maybe_done: false }
+        Attempt::Elsewhere {
+            operation: Box::new(operation),
+            maybe_done: false,
+        }
     }
 
     /// One attempt, given up as soon as the store is known to be down.
-    async fn apply(&self, lane: &Lane<Postgres>, operation: &Operation) -> Result<Applied, Option<StoreError>> {
+    async fn apply(
+        &self,
+        lane: &Lane<Postgres>,
+        operation: &Operation,
+    ) -> Result<Applied, Option<StoreError>> {
         let batch = std::slice::from_ref(operation);
         let answered = tokio::select! {
             answered = lane.store.apply(batch) => answered.map_err(Some)?,
@@ -145,9 +174,22 @@ impl Repository {
         slot: Slot,
     ) -> Result<Written, WriteError> {
         let (user, key) = (operation.user_id.clone(), operation.resource());
-        let known = self.0.cache.find(&user, &key).map(|remembered| remembered.state);
-        let base = if pending.is_none() { known.clone() } else { None };
-        let accepted = self.0.buffer.append(operation, base, slot).await.map_err(refusal)?;
+        let known = self
+            .0
+            .cache
+            .find(&user, &key)
+            .map(|remembered| remembered.state);
+        let base = if pending.is_none() {
+            known.clone()
+        } else {
+            None
+        };
+        let accepted = self
+            .0
+            .buffer
+            .append(operation, base, slot)
+            .await
+            .map_err(refusal)?;
         let parts = [known, pending.map(|view| view.state), accepted.change()];
         let state = merged(parts);
         if let Some(state) = &state {
@@ -164,11 +206,18 @@ impl Repository {
 
     fn claim_key(&self, user: &UserId, key: &IdempotencyKey) -> Result<KeyClaim<'_>, WriteError> {
         let claim = (user.clone(), key.clone());
-        let mut keys = self.0.keys_in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self
+            .0
+            .keys_in_use
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if !keys.insert(claim.clone()) {
             return Err(WriteError::KeyInUse);
         }
-        Ok(KeyClaim { repository: self, claim })
+        Ok(KeyClaim {
+            repository: self,
+            claim,
+        })
     }
 }
 
@@ -180,15 +229,27 @@ struct KeyClaim<'r> {
 
 impl Drop for KeyClaim<'_> {
     fn drop(&mut self) {
-        let mut keys = self.repository.0.keys_in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self
+            .repository
+            .0
+            .keys_in_use
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         keys.remove(&self.claim);
     }
 }
 
-fn after_failure(health: &StoreHealth, failure: Option<StoreError>, operation: Operation) -> Attempt {
+fn after_failure(
+    health: &StoreHealth,
+    failure: Option<StoreError>,
+    operation: Operation,
+) -> Attempt {
     let operation = Box::new(operation);
     let Some(error) = failure else {
-        return Attempt::Elsewhere { operation, maybe_done: true };
+        return Attempt::Elsewhere {
+            operation,
+            maybe_done: true,
+        };
     };
     health.report_failure(&error);
     match error.class() {
@@ -198,13 +259,19 @@ fn after_failure(health: &StoreHealth, failure: Option<StoreError>, operation: O
         }
         class => {
             tracing::debug!(operation_id = %operation.id, %error, ?class, "direct write goes to the buffer");
-            Attempt::Elsewhere { operation, maybe_done: error.outcome_unknown() }
+            Attempt::Elsewhere {
+                operation,
+                maybe_done: error.outcome_unknown(),
+            }
         }
     }
 }
 
 fn written_direct(operation: &Operation, outcome: &Outcome, applied: Applied) -> Written {
-    let record = OperationRecord { state: state_of(outcome), ..OperationRecord::pending(operation) };
+    let record = OperationRecord {
+        state: state_of(outcome),
+        ..OperationRecord::pending(operation)
+    };
     let replayed = applied.replayed.is_some();
     Written {
         path: WritePath::Direct,
@@ -256,15 +323,29 @@ fn replay_of(
     pending: Option<&PendingView>,
     embedded: bool,
 ) -> Result<Option<Written>, WriteError> {
-    let (Some(wanted), Some(view)) = (&operation.idempotency, pending) else { return Ok(None) };
+    let (Some(wanted), Some(view)) = (&operation.idempotency, pending) else {
+        return Ok(None);
+    };
     let same_key = |known: &Idempotency| known.key == wanted.key;
-    let first = view.operations.iter().find(|item| item.operation.idempotency.as_ref().is_some_and(same_key));
+    let first = view
+        .operations
+        .iter()
+        .find(|item| item.operation.idempotency.as_ref().is_some_and(same_key));
     let Some(first) = first else { return Ok(None) };
-    if first.operation.idempotency.as_ref().is_some_and(|known| known.fingerprint != wanted.fingerprint) {
+    if first
+        .operation
+        .idempotency
+        .as_ref()
+        .is_some_and(|known| known.fingerprint != wanted.fingerprint)
+    {
         return Err(WriteError::Rejected(Rejection::KeyReused));
     }
     Ok(Some(Written {
-        path: if embedded { WritePath::Direct } else { WritePath::Buffered },
+        path: if embedded {
+            WritePath::Direct
+        } else {
+            WritePath::Buffered
+        },
         state: shown(Some(view.state.clone())),
         created: first.operation.kind == Kind::Create,
         operation: first.record(),

@@ -25,6 +25,7 @@ pub struct StoreError {
     summary: Cow<'static, str>,
     class: FailureClass,
     answer: Answer,
+    spoils_connection: bool,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -42,7 +43,13 @@ enum Answer {
 impl StoreError {
     /// A failure with this meaning, before the store was asked to write anything.
     pub fn new(class: FailureClass, summary: impl Into<Cow<'static, str>>) -> Self {
-        StoreError { summary: summary.into(), class, answer: Answer::NotAsked, source: None }
+        StoreError {
+            summary: summary.into(),
+            class,
+            answer: Answer::NotAsked,
+            spoils_connection: false,
+            source: None,
+        }
     }
 
     /// What it calls for.
@@ -94,8 +101,14 @@ impl StoreError {
         self
     }
 
+    /// The connection would go on failing like this, though the store answered in order.
+    pub(super) fn with_connection_spoiled(mut self) -> Self {
+        self.spoils_connection = true;
+        self
+    }
+
     /// Whether the store answered in order, so that the connection can be used again.
     pub(super) fn leaves_connection_sound(&self) -> bool {
-        matches!(self.answer, Answer::Refusal { .. })
+        matches!(self.answer, Answer::Refusal { .. }) && !self.spoils_connection
     }
 }

@@ -27,6 +27,9 @@ use crate::config::RedisConfig;
 use crate::domain::{Revocation, Session, SessionId, Timestamp, UserId};
 use crate::health::{Probe, Probed};
 
+/// Members of a sorted set with their scores.
+type Scored = Vec<(String, u64)>;
+
 /// Most connections of one process. Commands take tens of microseconds, so few are ever in use at once.
 const MAX_CONNECTIONS: usize = 16;
 
@@ -201,12 +204,12 @@ impl Redis {
     }
 
     /// A page after the cursor, with positions, and the newest position of all.
-    async fn read_revocations(&self, cursor: &RevocationCursor) -> Result<(Vec<(String, u64)>, u64), StoreError> {
+    async fn read_revocations(&self, cursor: &RevocationCursor) -> Result<(Scored, u64), StoreError> {
         let mut commands = pipe();
         commands.cmd("ZRANGE").arg("revocations").arg(format!("({}", cursor.position)).arg("+inf");
         commands.arg("BYSCORE").arg("LIMIT").arg(0).arg(PAGE).arg("WITHSCORES");
         commands.cmd("ZRANGE").arg("revocations").arg(-1).arg(-1).arg("WITHSCORES");
-        let (page, newest): (Vec<(String, u64)>, Vec<(String, u64)>) = self.ask(commands).await?;
+        let (page, newest): (Scored, Scored) = self.ask(commands).await?;
         Ok((page, newest.first().map_or(0, |(_, position)| *position)))
     }
 

@@ -1,6 +1,6 @@
 //! Applies a batch and finds out which of its items are to blame when that fails.
 //!
-//! A batch is one transaction, so one bad item fails all. Then it is taken apart: halves of halves, until the guilty
+//! A batch is one transaction, so one bad item fails all. Then it is taken apart, and its parts again, until the guilty
 //! items stand alone and all others have been applied. What follows a guilty item on the same resource is left for
 //! later, so that nothing on one resource is ever applied out of order.
 
@@ -15,6 +15,11 @@ use holdfast_shared::store::{FailureClass, StoreError};
 use super::parking::MOST_CONTENDED;
 use super::sink::Sink;
 
+/// Into how many parts a batch is taken apart. A part with a locked row costs the whole lock timeout and one without
+/// next to nothing, so few levels are worth many parts: of 50 items with one locked row, three parts wait for it, where
+/// halving would make it seven.
+const SPLIT_WAYS: usize = 8;
+
 /// What became of a batch. Items in none of the lists were not decided and stay queued.
 #[derive(Debug, Default)]
 pub struct Judgement {
@@ -26,7 +31,7 @@ pub struct Judgement {
     pub contended: Vec<ResourceKey>,
     /// Why the rest was not tried, if something stood in the way.
     pub obstacle: Option<Obstacle>,
-    /// How long the apply took, when the whole batch went through in one.
+    /// How long the apply took, when the whole batch (but for what was tried apart) went through in one.
     pub in_one: Option<Duration>,
 }
 
@@ -71,10 +76,16 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// Applies `items`, which are in queue order. Stops early once `enough` resources were refused and nothing was
-/// accepted, or [`MOST_CONTENDED`] were contended.
-pub async fn judge<S: Sink>(sink: &S, items: Vec<Queued>, enough: Option<usize>) -> Judgement {
-    let mut trial = Trial::new(items);
+/// Applies `items`, which are in queue order; those of the resource `apart`, which was locked before, after the others
+/// and not together with them. Stops early once `enough` resources were refused and nothing was accepted, or
+/// [`MOST_CONTENDED`] were contended.
+pub async fn judge<S: Sink>(
+    sink: &S,
+    items: Vec<Queued>,
+    apart: Option<&ResourceKey>,
+    enough: Option<usize>,
+) -> Judgement {
+    let mut trial = Trial::new(items, apart);
     while let Some(part) = trial.next_part() {
         trial.hear(sink, part).await;
         if trial.is_over(enough) {
@@ -88,6 +99,8 @@ pub async fn judge<S: Sink>(sink: &S, items: Vec<Queued>, enough: Option<usize>)
 struct Trial {
     /// Emptied as they are decided.
     items: Vec<Option<Queued>>,
+    /// How many there were, without those that are tried apart.
+    together: usize,
     /// Parts still to be tried, as positions, the next one last.
     parts: Vec<Vec<usize>>,
     /// Resources whose later items have to wait.
@@ -96,11 +109,14 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(items: Vec<Queued>) -> Self {
-        let whole: Vec<usize> = (0..items.len()).collect();
+    fn new(items: Vec<Queued>, apart: Option<&ResourceKey>) -> Self {
+        let is_apart =
+            |position: &usize| apart.is_some_and(|apart| resource(&items[*position]) == *apart);
+        let (last, first): (Vec<usize>, Vec<usize>) = (0..items.len()).partition(is_apart);
         Trial {
+            together: first.len(),
             items: items.into_iter().map(Some).collect(),
-            parts: vec![whole],
+            parts: vec![last, first],
             held: HashSet::new(),
             judgement: Judgement::default(),
         }
@@ -137,6 +153,7 @@ impl Trial {
                 FailureClass::Systemic => {
                     self.judgement.obstacle = Some(Obstacle::Systemic(Trouble::from(&error)));
                 }
+                FailureClass::Contended if self.is_of_one_resource(&part) => self.put_off(part[0]),
                 FailureClass::Contended | FailureClass::Item if part.len() > 1 => self.split(part),
                 FailureClass::Contended => self.put_off(part[0]),
                 FailureClass::Item => self.refuse(part[0], &error),
@@ -145,7 +162,7 @@ impl Trial {
     }
 
     fn note_answers(&mut self, part: &[usize], outcomes: Vec<Outcome>, took: Duration) {
-        if part.len() == self.items.len() {
+        if part.len() == self.together && self.judgement.answered.is_empty() {
             self.judgement.in_one = Some(took);
         }
         for (position, outcome) in part.iter().zip(outcomes) {
@@ -155,10 +172,18 @@ impl Trial {
         }
     }
 
-    fn split(&mut self, mut part: Vec<usize>) {
-        let second = part.split_off(part.len() / 2);
-        self.parts.push(second);
-        self.parts.push(part);
+    fn split(&mut self, part: Vec<usize>) {
+        let size = part.len().div_ceil(SPLIT_WAYS);
+        self.parts.extend(part.rchunks(size).map(<[usize]>::to_vec));
+    }
+
+    fn is_of_one_resource(&self, part: &[usize]) -> bool {
+        let mut resources = part
+            .iter()
+            .filter_map(|position| self.items[*position].as_ref())
+            .map(resource);
+        let first = resources.next();
+        resources.all(|other| Some(&other) == first.as_ref())
     }
 
     fn put_off(&mut self, position: usize) {

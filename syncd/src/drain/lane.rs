@@ -49,6 +49,15 @@ pub enum Step {
     Systemic(Trouble),
 }
 
+/// What there is to do.
+#[derive(Debug)]
+pub enum Next {
+    /// These, at least one.
+    Items(Vec<Queued>),
+    /// Nothing to apply; the step has ended so.
+    Done(Step),
+}
+
 /// A lane's drain: its queue, its store, and what it has learned about both.
 pub struct Drain<S> {
     lane: Lane,
@@ -57,6 +66,8 @@ pub struct Drain<S> {
     size: BatchSize,
     schedule: RetrySchedule,
     parking: Parking,
+    /// The parked resource whose turn it is in this batch.
+    retried: Option<ResourceKey>,
     suspicion: Suspicion<Refused>,
     orphans: Orphans,
     settling: Option<Settling>,
@@ -90,6 +101,7 @@ impl<S: Sink> Drain<S> {
             size: BatchSize::new(config.batch_size, config.batch_max),
             schedule: RetrySchedule::new(config.max_retry_attempts),
             parking: Parking::default(),
+            retried: None,
             suspicion: Suspicion::default(),
             orphans: Orphans::default(),
             settling: None,
@@ -148,21 +160,32 @@ impl<S: Sink> Drain<S> {
         std::mem::take(&mut self.settled)
     }
 
-    /// Reads, applies and begins to settle one batch.
+    /// Reads the next batch, or finds that there is none now.
     ///
     /// # Errors
     /// When the buffer can't be read or settled. The items concerned stay queued.
-    pub async fn step(&mut self) -> Result<Step, BufferError> {
+    pub async fn next(&mut self) -> Result<Next, BufferError> {
         if self.sink.standing() != Standing::Up {
-            return self.stop(Step::Away).await;
+            return Ok(Next::Done(self.stop(Step::Away).await?));
         }
-        let mut batch = self.next_batch().await?;
+        let batch = self.next_batch().await?;
         if batch.items.is_empty() {
-            return self.run_dry(&batch).await;
+            return Ok(Next::Done(self.run_dry(&batch).await?));
         }
-        let (mut settlements, items) = self.part_orphans(std::mem::take(&mut batch.items));
-        let judgement = judge(&self.sink, items, self.patience()).await;
-        self.learn_speed(&judgement);
+        Ok(Next::Items(batch.items))
+    }
+
+    /// Applies and begins to settle a batch that [`Drain::next`] has just given.
+    ///
+    /// # Errors
+    /// When the buffer can't be settled. The items stay queued.
+    pub async fn work(&mut self, items: Vec<Queued>) -> Result<Step, BufferError> {
+        let read = items.len();
+        let (mut settlements, items) = self.part_orphans(items);
+        let retried = self.retried.take();
+        let retried = retried.filter(|retried| self.has_turn(retried, &items));
+        let judgement = judge(&self.sink, items, retried.as_ref(), self.patience()).await;
+        self.learn_speed(&judgement, read);
         self.park(&judgement.contended);
         let obstacle = judgement.obstacle.clone();
         let ruling = self.weigh(judgement, &mut settlements);
@@ -185,6 +208,15 @@ impl<S: Sink> Drain<S> {
         Ok(())
     }
 
+    /// Whether anything of a parked resource is there to be tried; if not, nothing of it is queued any more.
+    fn has_turn(&mut self, retried: &ResourceKey, items: &[Queued]) -> bool {
+        let is_there = items.iter().any(|queued| resource(queued) == *retried);
+        if !is_there {
+            self.parking.release(retried);
+        }
+        is_there
+    }
+
     /// After how many failures a batch has said enough.
     fn patience(&self) -> Option<usize> {
         (!self.suspicion.wants_second_opinion()).then_some(MOST_SUSPECTS)
@@ -201,8 +233,8 @@ impl<S: Sink> Drain<S> {
             .as_ref()
             .map(|settling| settling.skip.clone())
             .unwrap_or_default();
-        let (parked, parked_until) = self.parking.waiting(Instant::now());
-        skip.resources.extend(parked);
+        let turn = self.parking.turn(Instant::now());
+        skip.resources.extend(turn.skipped);
         skip.resources.extend(self.suspicion.skipped().cloned());
         let (lane, now) = (self.lane, self.buffer.clock().now());
         let mut batch = self
@@ -211,8 +243,9 @@ impl<S: Sink> Drain<S> {
             .await?;
         batch.next_due = earliest(
             batch.next_due,
-            parked_until.map(|until| timestamp_of(until, now)),
+            turn.next_due.map(|until| timestamp_of(until, now)),
         );
+        self.retried = turn.chosen;
         self.set_damaged_aside(std::mem::take(&mut batch.damaged))
             .await?;
         self.note_newer(batch.newer);
@@ -248,6 +281,11 @@ impl<S: Sink> Drain<S> {
     async fn run_dry(&mut self, batch: &Batch) -> Result<Step, BufferError> {
         if self.settling.is_some() {
             self.finish_settling().await?;
+            return Ok(Step::Advanced);
+        }
+        // Nothing of it is queued, or it waits for another reason: the next one's turn.
+        if let Some(idle) = self.retried.take() {
+            self.parking.release(&idle);
             return Ok(Step::Advanced);
         }
         match self.suspicion.conclude() {
@@ -291,9 +329,9 @@ impl<S: Sink> Drain<S> {
         (orphans, others)
     }
 
-    fn learn_speed(&mut self, judgement: &Judgement) {
+    fn learn_speed(&mut self, judgement: &Judgement, read: usize) {
         if let Some(took) = judgement.in_one {
-            self.size.applied(judgement.answered.len(), took);
+            self.size.applied(read, took);
         } else if !judgement.refused.is_empty() || !judgement.contended.is_empty() {
             self.size.halve();
         }

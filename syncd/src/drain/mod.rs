@@ -1,7 +1,7 @@
 //! The heart: from the buffer's queues into the stores.
 //!
-//! Each lane drains by itself: read a batch in queue order ([`Drain::step`]), apply it in one transaction of the store
-//! ([`judge`](judgement::judge)), settle it in one of the buffer. What a failure means is decided here and nowhere
+//! Each lane drains by itself: read a batch in queue order ([`Drain::next`]), apply it in one transaction of the store
+//! ([`Drain::work`]), settle it in one of the buffer. What a failure means is decided here and nowhere
 //! else; SQLSTATEs and the like have been sorted into four classes by the store (`FailureClass`):
 //!
 //! | class | what it means for the lane | for the item |
@@ -35,6 +35,6 @@ mod tests;
 
 pub use deaths::Cause;
 pub use judgement::{Trouble, with_causes};
-pub use lane::{Drain, Step};
+pub use lane::{Drain, Next, Step};
 pub use rate::{RateMeter, eta};
 pub use sink::{PostgresSink, RedisSink, Sink, Standing};

@@ -27,6 +27,17 @@ struct Parked {
     times: u32,
 }
 
+/// Whose turn it is.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The parked resource that is tried again.
+    pub chosen: Option<ResourceKey>,
+    /// Those that are not.
+    pub skipped: HashSet<ResourceKey>,
+    /// When the next of them is due, when it isn't yet.
+    pub next_due: Option<Instant>,
+}
+
 /// The parked resources of one lane, in memory only: after a restart each is simply tried again. Holds at most
 /// [`MOST_CONTENDED`] that were contended lately, and those that wait.
 #[derive(Debug, Default)]
@@ -63,14 +74,33 @@ impl Parking {
         self.parked.clear();
     }
 
-    /// The resources that have to wait, and when the first of them may be tried again. Forgets those whose waits have
-    /// long been over: nothing of them is queued any more.
-    pub fn waiting(&mut self, now: Instant) -> (HashSet<ResourceKey>, Option<Instant>) {
+    /// Who is tried again now, and who is not. One parked resource at a time, the one that has been due for longest: each
+    /// that is still locked costs the whole lock timeout, and the others' items shouldn't wait for more than one.
+    /// Forgets those that have long been due: nothing of them is queued any more.
+    pub fn turn(&mut self, now: Instant) -> Turn {
         self.parked
             .retain(|_, parked| parked.until + LONGEST_WAIT > now);
-        let waiting = || self.parked.iter().filter(|(_, parked)| parked.until > now);
-        let resources = waiting().map(|(resource, _)| resource.clone()).collect();
-        (resources, waiting().map(|(_, parked)| parked.until).min())
+        let due = self.parked.iter().filter(|(_, parked)| parked.until <= now);
+        let chosen = due
+            .min_by_key(|(_, parked)| parked.until)
+            .map(|(resource, _)| resource.clone());
+        let waiting = self
+            .parked
+            .values()
+            .map(|parked| parked.until)
+            .filter(|until| *until > now);
+        let next_due = waiting.min();
+        let skipped = self
+            .parked
+            .keys()
+            .filter(|resource| Some(*resource) != chosen.as_ref())
+            .cloned()
+            .collect();
+        Turn {
+            chosen,
+            skipped,
+            next_due,
+        }
     }
 
     /// Whether so many different resources were contended of late that the store must be taken as unusable.
@@ -113,14 +143,30 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_waits_until_its_time_and_then_no_more() {
+    fn a_resource_waits_until_its_time_and_then_has_its_turn() {
         let (mut parking, start, task) = (Parking::default(), Instant::now(), resource());
         let wait = parking.park(task.clone(), start, 0.0);
+        let before = parking.turn(start);
+        assert_eq!((before.chosen, before.next_due), (None, Some(start + wait)));
+        assert!(before.skipped.contains(&task));
+        let after = parking.turn(start + wait);
         assert_eq!(
-            parking.waiting(start),
-            (HashSet::from([task]), Some(start + wait))
+            (after.chosen, after.skipped.len(), after.next_due),
+            (Some(task), 0, None)
         );
-        assert_eq!(parking.waiting(start + wait), (HashSet::new(), None));
+    }
+
+    #[test]
+    fn only_the_one_that_has_been_due_for_longest_has_its_turn() {
+        let (mut parking, start, first, second) =
+            (Parking::default(), Instant::now(), resource(), resource());
+        parking.park(first.clone(), start, 0.0);
+        parking.park(second.clone(), start + Duration::from_millis(1), 0.0);
+        let turn = parking.turn(start + LONGEST_WAIT);
+        assert_eq!(
+            (turn.chosen, turn.skipped),
+            (Some(first), HashSet::from([second]))
+        );
     }
 
     #[test]
@@ -128,7 +174,7 @@ mod tests {
         let (mut parking, start, task) = (Parking::default(), Instant::now(), resource());
         parking.park(task.clone(), start, 0.0);
         parking.release(&task);
-        assert!(parking.waiting(start).0.is_empty());
+        assert!(parking.turn(start).skipped.is_empty());
         assert_eq!(parking.park(task, start, 0.0), FIRST_WAIT);
     }
 
@@ -150,7 +196,7 @@ mod tests {
     fn what_was_parked_long_ago_is_forgotten() {
         let (mut parking, start) = (Parking::default(), Instant::now());
         parking.park(resource(), start, 0.0);
-        parking.waiting(start + LONGEST_WAIT * 2);
+        parking.turn(start + LONGEST_WAIT * 2);
         assert!(parking.parked.is_empty());
     }
 }

@@ -8,8 +8,9 @@ use holdfast_shared::domain::{Kind, OperationId, Rejection, ResourceKey, TaskId}
 use holdfast_shared::store::FailureClass;
 use tempfile::TempDir;
 
+use super::judgement::judge;
 use super::rig::{FakeStore, open_buffer, operation, sync_config};
-use super::{Drain, Step};
+use super::{Drain, Next, Step};
 
 type Checked = Result<(), Box<dyn std::error::Error>>;
 
@@ -74,10 +75,17 @@ impl Rig {
             .extend(ids.iter().map(|id| (ResourceKey::Task(*id), class)));
     }
 
+    async fn step(&mut self) -> Result<Step, Box<dyn std::error::Error>> {
+        match self.drain.next().await? {
+            Next::Items(items) => Ok(self.drain.work(items).await?),
+            Next::Done(step) => Ok(step),
+        }
+    }
+
     /// Takes steps until one says that there is no more to do now.
     async fn cycle(&mut self) -> Result<Step, Box<dyn std::error::Error>> {
         loop {
-            let step = self.drain.step().await?;
+            let step = self.step().await?;
             if step != Step::Advanced {
                 self.drain.finish_settling().await?;
                 return Ok(step);
@@ -217,6 +225,27 @@ async fn a_locked_row_is_put_off_and_counts_nothing() -> Checked {
 }
 
 #[tokio::test]
+async fn a_row_that_was_locked_is_tried_after_the_others_and_alone() -> Checked {
+    let rig = Rig::new(1)?;
+    let ids = rig.append_creates(30).await?;
+    rig.append(ids[3], Kind::Update).await?;
+    rig.fail(&ids[3..4], FailureClass::Contended);
+    let items = rig
+        .buffer
+        .read(|reader| reader.list_items(Lane::Postgres, 100))
+        .await?;
+    let locked = ResourceKey::Task(ids[3]);
+    let judgement = judge(&rig.store, items, Some(&locked), None).await;
+    assert_eq!(rig.store.script().batches, [29, 2]);
+    assert!(judgement.in_one.is_some(), "the others went through in one");
+    assert_eq!(
+        (judgement.answered.len(), judgement.contended),
+        (29, vec![locked])
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn very_many_locked_rows_pause_the_lane() -> Checked {
     let mut rig = Rig::new(1)?;
     let ids = rig.append_creates(30).await?;
@@ -233,7 +262,7 @@ async fn very_many_locked_rows_pause_the_lane() -> Checked {
 async fn an_outage_in_the_middle_counts_nothing_and_loses_nothing() -> Checked {
     let mut rig = Rig::with_sizes(1, 10, 10)?;
     rig.append_creates(25).await?;
-    assert_eq!(rig.drain.step().await?, Step::Advanced);
+    assert_eq!(rig.step().await?, Step::Advanced);
     rig.store.script().broken = Some(FailureClass::Unavailable);
     assert_eq!(rig.cycle().await?, Step::Away);
     assert_eq!(
@@ -247,9 +276,8 @@ async fn an_outage_in_the_middle_counts_nothing_and_loses_nothing() -> Checked {
 
     rig.store.script().away = true;
     assert_eq!(rig.cycle().await?, Step::Away);
-    let mut calm = rig.store.script();
-    (calm.away, calm.broken) = (false, None);
-    drop(calm);
+    rig.store.script().away = false;
+    rig.store.script().broken = None;
     assert_eq!(rig.cycle().await?, Step::Rested(None));
     let applied = rig.store.script().applied.clone();
     assert_eq!(

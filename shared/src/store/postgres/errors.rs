@@ -6,11 +6,13 @@ use sqlx::migrate::MigrateError;
 use crate::store::FailureClass::{self, Contended, Item, Systemic, Unavailable};
 use crate::store::StoreError;
 
+/// A table's columns were changed under a prepared statement; only a new connection prepares it anew.
+const CHANGED_UNDER_STATEMENT: &str = "0A000";
+
 /// Codes or their beginnings (PostgreSQL's documentation, appendix A), the first that fits counts; with the class
 /// and our words for it.
 ///
-/// 58 is a failing disk of the server. 26 and 0A000 come with prepared statements: a pooler that doesn't keep them,
-/// and a table whose columns were changed under one (gone with a new connection).
+/// 58 is a failing disk of the server. 26 comes from a pooler that doesn't keep prepared statements.
 const MEANINGS: &[(&str, FailureClass, &str)] = &[
     ("08", Unavailable, "the connection to postgres failed"),
     ("25006", Unavailable, "postgres takes no writes: it is a standby, or set to read-only"),
@@ -18,7 +20,7 @@ const MEANINGS: &[(&str, FailureClass, &str)] = &[
     ("57014", Contended, "postgres took too long and gave up"),
     ("57P", Unavailable, "postgres is starting or stopping"),
     ("58", Unavailable, "postgres can't use its own files"),
-    ("0A000", Contended, "postgres must prepare the statement anew"),
+    (CHANGED_UNDER_STATEMENT, Contended, "postgres must prepare the statement anew"),
     ("40", Contended, "other transactions were in the way"),
     ("55P03", Contended, "a row is locked by another transaction"),
     ("26", Systemic, "a pooler loses prepared statements: set DB_STATEMENT_CACHE=0"),
@@ -79,7 +81,8 @@ fn refused(refusal: Box<dyn DatabaseError>) -> StoreError {
     let code = refusal.code().unwrap_or_default().into_owned();
     let (class, summary) = meaning(&code);
     let error = StoreError::new(class, format!("{summary} ({code})")).with_refusal(Some(&code));
-    error.caused_by(refusal)
+    let error = error.caused_by(refusal);
+    if code == CHANGED_UNDER_STATEMENT { error.with_connection_spoiled() } else { error }
 }
 
 fn meaning(code: &str) -> (FailureClass, &'static str) {

@@ -35,7 +35,8 @@ async fn migrate_locked(connection: &mut PgConnection) -> Result<MigrationReport
     let present = connection.list_applied_migrations(&migrator.table_name).await.map_err(classify_migration)?;
     let is_present = |migration: &&Migration| present.iter().any(|known| known.version == migration.version);
     let (already, missing): (Vec<&Migration>, Vec<&Migration>) = migrator.iter().partition(is_present);
-    migrator.run(&mut *connection).await.map_err(classify_migration)?;
+    // `run` does the same, in a future that can't be sent to another thread.
+    migrator.run_direct(None, connection, false).await.map_err(classify_migration)?;
     Ok(MigrationReport { applied: missing.into_iter().map(name).collect(), already: already.len() })
 }
 
