@@ -101,13 +101,20 @@ impl StoreHealth {
 
     /// What the last probe that succeeded found; `None` when none has.
     pub fn last_probe(&self) -> Option<Probed> {
-        *self.shared.last_probe.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .shared
+            .last_probe
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells that a real request failed. If it says that the store can't be used, the store is down from now on, and
     /// is probed at once; other failures change nothing.
     pub fn report_failure(&self, error: &StoreError) {
-        let condemns = matches!(error.class(), FailureClass::Unavailable | FailureClass::Systemic);
+        let condemns = matches!(
+            error.class(),
+            FailureClass::Unavailable | FailureClass::Systemic
+        );
         if condemns && self.shared.set_down(error) {
             self.shared.tripped.notify_one();
         }
@@ -125,7 +132,9 @@ impl StoreHealth {
 
     async fn wait_for(&self, state: StoreState) {
         let mut standing = self.shared.standing.subscribe();
-        let reached = standing.wait_for(|standing| standing.status.state == state).await;
+        let reached = standing
+            .wait_for(|standing| standing.status.state == state)
+            .await;
         debug_assert!(reached.is_ok(), "the sender lives as long as this does");
     }
 }
@@ -141,7 +150,10 @@ impl Shared {
         };
         Shared {
             name,
-            standing: watch::Sender::new(Standing { status, since: Instant::now() }),
+            standing: watch::Sender::new(Standing {
+                status,
+                since: Instant::now(),
+            }),
             last_probe: Mutex::new(None),
             tripped: Notify::new(),
         }
@@ -152,7 +164,10 @@ impl Shared {
     }
 
     fn set_up(&self, probed: &Probed) {
-        *self.last_probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(*probed);
+        *self
+            .last_probe
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(*probed);
         self.standing.send_modify(|standing| {
             standing.status.latency = Some(probed.latency);
             if standing.status.state == StoreState::Down {
@@ -172,7 +187,11 @@ impl Shared {
         self.standing.send_modify(|standing| {
             was_up = standing.status.state == StoreState::Up;
             if standing.status.class != Some(error.class()) {
-                warn!(store = self.name, error = error as &dyn std::error::Error, "the store is down");
+                warn!(
+                    store = self.name,
+                    error = error as &dyn std::error::Error,
+                    "the store is down"
+                );
             }
             if was_up {
                 standing.turn(StoreState::Down);
@@ -211,8 +230,12 @@ pub fn monitor<P: Probe>(
 ) -> (StoreHealth, impl Future<Output = ()> + Send + 'static) {
     let shared = Arc::new(Shared::new(name));
     shared.export();
-    let health = StoreHealth { shared: shared.clone() };
-    (health, async move { watch_over(&shared, &store, interval, &on_probe).await })
+    let health = StoreHealth {
+        shared: shared.clone(),
+    };
+    (health, async move {
+        watch_over(&shared, &store, interval, &on_probe).await
+    })
 }
 
 async fn watch_over<P: Probe>(
@@ -238,7 +261,11 @@ async fn watch_over<P: Probe>(
             }
         }
         let is_surely_up = failures == 0 && shared.is_up();
-        let pause = if is_surely_up { interval } else { interval.min(DOUBTFUL_INTERVAL) };
+        let pause = if is_surely_up {
+            interval
+        } else {
+            interval.min(DOUBTFUL_INTERVAL)
+        };
         tokio::select! {
             () = sleep_until(begun + pause) => {}
             () = shared.tripped.notified() => {}
@@ -248,7 +275,9 @@ async fn watch_over<P: Probe>(
 
 async fn probe_once<P: Probe>(store: &P, interval: Duration) -> Result<Probed, StoreError> {
     let late = |_| StoreError::new(FailureClass::Unavailable, "it did not answer in time");
-    timeout(interval.min(PROBE_LIMIT), store.probe()).await.map_err(late)?
+    timeout(interval.min(PROBE_LIMIT), store.probe())
+        .await
+        .map_err(late)?
 }
 
 #[cfg(test)]
@@ -267,15 +296,27 @@ mod tests {
 
     impl Script {
         fn new(answers: &[Result<(), FailureClass>]) -> Self {
-            Script { answers: answers.to_vec(), asked: AtomicUsize::new(0) }
+            Script {
+                answers: answers.to_vec(),
+                asked: AtomicUsize::new(0),
+            }
         }
     }
 
     impl Probe for Arc<Script> {
         async fn probe(&self) -> Result<Probed, StoreError> {
-            let asked = self.asked.fetch_add(1, Ordering::Relaxed).min(self.answers.len() - 1);
-            let probed = Probed { latency: Duration::ZERO, clock_offset_ms: None, database_id: None };
-            self.answers[asked].map(|()| probed).map_err(|class| StoreError::new(class, "as told"))
+            let asked = self
+                .asked
+                .fetch_add(1, Ordering::Relaxed)
+                .min(self.answers.len() - 1);
+            let probed = Probed {
+                latency: Duration::ZERO,
+                clock_offset_ms: None,
+                database_id: None,
+            };
+            self.answers[asked]
+                .map(|()| probed)
+                .map_err(|class| StoreError::new(class, "as told"))
         }
     }
 
@@ -303,7 +344,10 @@ mod tests {
         health.went_down().await;
         assert_eq!(script.asked.load(Ordering::Relaxed), 5);
         let status = health.status();
-        assert_eq!((status.error.as_deref(), status.class), (Some("as told"), Some(FailureClass::Unavailable)));
+        assert_eq!(
+            (status.error.as_deref(), status.class),
+            (Some("as told"), Some(FailureClass::Unavailable))
+        );
         health.came_up().await;
         assert_eq!(health.status().error, None);
     }
@@ -337,6 +381,9 @@ mod tests {
         while health.status().class.is_none() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(health.status().error.as_deref(), Some("it did not answer in time"));
+        assert_eq!(
+            health.status().error.as_deref(),
+            Some("it did not answer in time")
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! runs it for its life, `syncd drain` for as long as it takes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_shared::buffer::{Buffer, Lane};
@@ -18,11 +19,15 @@ use crate::board::Board;
 use crate::drain::{Drain, PostgresSink, RedisSink, Sink};
 use crate::gate::{Gate, Migrations, PostgresGate};
 use crate::lookout::Lookout;
+use crate::metrics;
 use crate::systemd::Pulse;
 use crate::worker::{Reins, Worker, WorkerError};
 
 /// How long Redis may take for a batch; a probe that fails cuts it off sooner.
 const REDIS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A clock that is wrong by more than this is worth a warning.
+const MOST_SKEW_MS: i64 = 1_000;
 
 /// A running engine. Dropping it ends it at once; a batch under way is then applied again later, which changes nothing.
 pub struct Engine {
@@ -156,7 +161,8 @@ impl Site<'_> {
     fn start_postgres(&mut self, config: &PostgresConfig) -> (Postgres, StoreHealth) {
         let store = Postgres::new(config, Timeouts::drain());
         let clock = Arc::clone(self.buffer.clock());
-        let learn = move |probed: &Probed| learn_time(&clock, probed);
+        let skewed = AtomicBool::new(false);
+        let learn = move |probed: &Probed| learn_time(&clock, &skewed, probed);
         let (health, watching) = monitor(
             "postgres",
             store.clone(),
@@ -222,9 +228,21 @@ fn broken(defect: &JoinError) -> WorkerError {
     WorkerError::Broken(defect.to_string())
 }
 
-/// Keeps the node's clock by PostgreSQL's.
-fn learn_time(clock: &Clock, probed: &Probed) {
-    if let Some(offset_ms) = probed.clock_offset_ms {
-        clock.set_offset_ms(offset_ms);
+/// Keeps the node's clock by PostgreSQL's, and says when the machine's own is wrong.
+fn learn_time(clock: &Clock, skewed: &AtomicBool, probed: &Probed) {
+    let Some(offset_ms) = probed.clock_offset_ms else {
+        return;
+    };
+    clock.set_offset_ms(offset_ms);
+    #[expect(clippy::cast_precision_loss, reason = "a skew for people")]
+    let skew_seconds = offset_ms as f64 / 1_000.0;
+    metrics::show_skew(skew_seconds);
+    let is_skewed = offset_ms.abs() > MOST_SKEW_MS;
+    if is_skewed && !skewed.swap(is_skewed, Ordering::Relaxed) {
+        tracing::warn!(
+            skew_seconds,
+            "this machine's clock is wrong by postgres'; writes are stamped by the latter"
+        );
     }
+    skewed.store(is_skewed, Ordering::Relaxed);
 }

@@ -1,11 +1,12 @@
 //! What syncd counts and shows to Prometheus, beyond what the buffer and the stores show themselves.
 
-use holdfast_shared::buffer::{Lane, SettleReport, Snapshot};
-use holdfast_shared::domain::{Priority, Timestamp};
+use holdfast_shared::buffer::{SettleReport, Snapshot};
+use holdfast_shared::domain::Timestamp;
+use holdfast_shared::repository::set_gauges;
 use holdfast_shared::telemetry::metric;
 use metrics::{counter, gauge};
 
-use crate::drain::{Cause, time};
+use crate::drain::Cause;
 
 /// Counts what a settling transaction did.
 pub fn count_settled(report: &SettleReport) {
@@ -26,25 +27,14 @@ pub fn count_damaged(items: u64) {
 
 /// Shows the buffer as it is.
 pub fn show_buffer(snapshot: &Snapshot, max_items: u64, now: Timestamp) {
-    for lane in Lane::ALL {
-        for priority in Priority::ALL {
-            let items = snapshot.waiting[lane as usize][usize::from(priority.number()) - 1];
-            let priority = priority.number().to_string();
-            gauge!(metric::BUFFER_ITEMS, "lane" => lane.as_str(), "state" => "pending", "priority" => priority)
-                .set(float(items));
-        }
-    }
+    set_gauges(snapshot, max_items, now);
     gauge!(metric::BUFFER_ITEMS, "lane" => "all", "state" => "dead", "priority" => "all")
         .set(float(snapshot.counters.dead));
-    gauge!(metric::BUFFER_CAPACITY_ITEMS).set(float(max_items));
-    gauge!(metric::BUFFER_BYTES).set(float(snapshot.size_bytes));
-    let oldest_age = snapshot
-        .oldest_accepted_at
-        .map(|then| time::since(then, now))
-        .unwrap_or_default();
-    gauge!(metric::BUFFER_OLDEST_AGE_SECONDS).set(oldest_age.as_secs_f64());
-    #[expect(clippy::cast_precision_loss, reason = "zero, or anything else")]
-    gauge!(metric::CONSERVATION_IMBALANCE).set(snapshot.counters.imbalance() as f64);
+}
+
+/// Shows how far PostgreSQL's clock is ahead of this machine's.
+pub fn show_skew(skew_seconds: f64) {
+    gauge!(metric::CLOCK_SKEW_SECONDS).set(skew_seconds);
 }
 
 /// Shows how fast the buffer is drained, and how long the rest takes; infinite when there is no telling.

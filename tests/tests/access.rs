@@ -108,12 +108,7 @@ async fn no_token_is_401_everywhere_under_the_base_path() -> Result<()> {
             .header("authorization", scheme);
         anonymous.send(request).await?.expect_problem(401);
     }
-    for open in [
-        "/livez",
-        "/readyz",
-        "/health",
-        "/metrics",
-    ] {
+    for open in ["/livez", "/readyz", "/health", "/metrics"] {
         let answer = anonymous.get_outside(open).await?;
         assert_eq!(answer.status(), 200, "{open}: {}", answer.text());
     }

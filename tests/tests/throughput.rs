@@ -85,7 +85,13 @@ async fn every_write_that_two_apis_accepted_is_applied_once_and_in_order() -> Re
     wait_drained(&stage.apis[0]).await?;
     let draining = draining_since.elapsed();
     let peak = backlog.stop();
-    Figures { writes, accepting, draining, peak }.print();
+    Figures {
+        writes,
+        accepting,
+        draining,
+        peak,
+    }
+    .print();
 
     let mut connection = stage.postgres.connect(DATABASE).await?;
     expect_tasks(&mut connection, &acknowledged).await?;
@@ -111,17 +117,26 @@ async fn set_up() -> Result<Stage> {
     ];
     let apis = [beside[0].start_api().await?, beside[1].start_api().await?];
     let addresses = [beside[0].api_address(), beside[1].api_address()];
-    Ok(Stage { apis, node, addresses, _beside: beside, _proxy: proxy, postgres })
+    Ok(Stage {
+        apis,
+        node,
+        addresses,
+        _beside: beside,
+        _proxy: proxy,
+        postgres,
+    })
 }
 
 /// Starts syncd once so many writes have been accepted.
 async fn drain_from(writes: u64, node: &Node, accepted: &AtomicU64) -> Result<(Program, Instant)> {
-    eventually(ACCEPT_DEADLINE, "half of the writes", async || {
-        match accepted.load(Ordering::Relaxed) {
+    eventually(
+        ACCEPT_DEADLINE,
+        "half of the writes",
+        async || match accepted.load(Ordering::Relaxed) {
             enough if enough >= writes => Ok(()),
             few => Err(format!("{few} of {writes}")),
-        }
-    })
+        },
+    )
     .await?;
     let began = Instant::now();
     Ok((node.start_syncd().await?, began))
@@ -140,7 +155,11 @@ fn number_of_writes() -> Result<u64> {
 }
 
 /// Gives what was acknowledged once every client has written all it had to.
-async fn write_all(addresses: &[String; 2], writes: u64, accepted: &Arc<AtomicU64>) -> Result<Acknowledged> {
+async fn write_all(
+    addresses: &[String; 2],
+    writes: u64,
+    accepted: &Arc<AtomicU64>,
+) -> Result<Acknowledged> {
     let tasks_per_client = writes / CLIENTS / WRITES_PER_TASK;
     let mut working = JoinSet::new();
     for number in 0..CLIENTS {
@@ -165,10 +184,17 @@ struct Writer {
 }
 
 impl Writer {
-    async fn connect(number: u64, addresses: &[String; 2], accepted: &Arc<AtomicU64>) -> Result<Self> {
+    async fn connect(
+        number: u64,
+        addresses: &[String; 2],
+        accepted: &Arc<AtomicU64>,
+    ) -> Result<Self> {
         Ok(Self {
             token: tokens::valid(&format!("writer-{number}")),
-            connections: [KeepAlive::open(&addresses[0]).await?, KeepAlive::open(&addresses[1]).await?],
+            connections: [
+                KeepAlive::open(&addresses[0]).await?,
+                KeepAlive::open(&addresses[1]).await?,
+            ],
             first: usize::try_from(number % 2)?,
             accepted: Arc::clone(accepted),
             acknowledged: Acknowledged::new(),
@@ -195,13 +221,21 @@ impl Writer {
             let task = json!({"title": title, "description": "x".repeat(400), "tags": ["bulk"]});
             request("PUT", &path, &self.token, &task.to_string())
         } else {
-            request("PATCH", &path, &self.token, &json!({"title": title}).to_string())
+            request(
+                "PATCH",
+                &path,
+                &self.token,
+                &json!({"title": title}).to_string(),
+            )
         };
         let api = (self.first + usize::try_from(version)?) % 2;
         let connection = &mut self.connections[api];
         let status = connection.exchange(&request).await?;
         let body = String::from_utf8_lossy(connection.body());
-        ensure!(status == 202, "version {version} of {id} got {status}: {body}");
+        ensure!(
+            status == 202,
+            "version {version} of {id} got {status}: {body}"
+        );
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.acknowledged.insert(id, title);
         Ok(())

@@ -18,8 +18,8 @@ mod sessions;
 mod write;
 
 pub use answer::{
-    Admission, BufferReport, Found, HealthReport, Mode, ReadError, StoreReport, SyncState, TaskPage, WriteError,
-    WritePath, Written,
+    Admission, BufferReport, Found, HealthReport, Mode, ReadError, StoreReport, SyncState,
+    TaskPage, WriteError, WritePath, Written,
 };
 pub use core::{ForeignBuffer, OpenError, Repository};
 pub use follower::{oldest_age, set_gauges};

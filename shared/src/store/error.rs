@@ -72,18 +72,28 @@ impl StoreError {
 
     /// The store did not answer within the call's deadline.
     pub(super) fn answer_late(store: &str) -> Self {
-        StoreError::new(FailureClass::Unavailable, format!("{store} did not answer in time")).with_answer_lost()
+        StoreError::new(
+            FailureClass::Unavailable,
+            format!("{store} did not answer in time"),
+        )
+        .with_answer_lost()
     }
 
     /// The store did not let anybody in within the deadline.
     pub(super) fn connection_late(store: &str) -> Self {
-        StoreError::new(FailureClass::Unavailable, format!("{store} did not accept a connection in time"))
+        StoreError::new(
+            FailureClass::Unavailable,
+            format!("{store} did not accept a connection in time"),
+        )
     }
 
     /// No connection of our own came free within the deadline, so the store was not even asked. If it hangs, those
     /// who hold the connections say so.
     pub(super) fn no_connection_free(store: &str) -> Self {
-        StoreError::new(FailureClass::Contended, format!("all connections to {store} are busy"))
+        StoreError::new(
+            FailureClass::Contended,
+            format!("all connections to {store} are busy"),
+        )
     }
 
     pub(super) fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -92,7 +102,9 @@ impl StoreError {
     }
 
     pub(super) fn with_refusal(mut self, sqlstate: Option<&str>) -> Self {
-        self.answer = Answer::Refusal { sqlstate: sqlstate.map(str::to_owned) };
+        self.answer = Answer::Refusal {
+            sqlstate: sqlstate.map(str::to_owned),
+        };
         self
     }
 

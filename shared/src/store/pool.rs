@@ -50,7 +50,11 @@ pub(super) struct Connections<C: Connector> {
 impl<C: Connector> Connections<C> {
     /// Up to `size` connections, none of them made yet; each call may take `call_limit`.
     pub(super) fn new(connector: C, size: usize, call_limit: Duration) -> Self {
-        let factory = Factory { connector, epoch: AtomicU64::new(0), ping_limit: call_limit / 4 };
+        let factory = Factory {
+            connector,
+            epoch: AtomicU64::new(0),
+            ping_limit: call_limit / 4,
+        };
         let pool = Pool::builder(factory)
             .max_size(size)
             .queue_mode(QueueMode::Lifo)
@@ -77,7 +81,10 @@ impl<C: Connector> Connections<C> {
         let deadline = Instant::now() + self.call_limit;
         let mut lease = self.lease(deadline).await?;
         let late = |_| StoreError::answer_late(C::STORE);
-        let ended = timeout_at(deadline, work(lease.connection())).await.map_err(late).flatten();
+        let ended = timeout_at(deadline, work(lease.connection()))
+            .await
+            .map_err(late)
+            .flatten();
         match &ended {
             Ok(_) => lease.give_back(),
             Err(error) if error.class() == FailureClass::Unavailable => self.doubt(),
@@ -89,11 +96,19 @@ impl<C: Connector> Connections<C> {
 
     async fn lease(&self, deadline: Instant) -> Result<Lease<C>, StoreError> {
         let wait = Some(deadline.saturating_duration_since(Instant::now()));
-        let limits = managed::Timeouts { wait, create: None, recycle: None };
+        let limits = managed::Timeouts {
+            wait,
+            create: None,
+            recycle: None,
+        };
         match timeout_at(deadline, self.pool.timeout_get(&limits)).await {
-            Ok(Ok(object)) => Ok(Lease { object: Some(object) }),
+            Ok(Ok(object)) => Ok(Lease {
+                object: Some(object),
+            }),
             Ok(Err(PoolError::Backend(error))) => Err(error),
-            Ok(Err(PoolError::Timeout(TimeoutType::Wait))) => Err(StoreError::no_connection_free(C::STORE)),
+            Ok(Err(PoolError::Timeout(TimeoutType::Wait))) => {
+                Err(StoreError::no_connection_free(C::STORE))
+            }
             Ok(Err(_)) | Err(_) => Err(StoreError::connection_late(C::STORE)),
         }
     }
@@ -124,17 +139,29 @@ impl<C: Connector> managed::Manager for Factory<C> {
 
     async fn create(&self) -> Result<Self::Type, StoreError> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        Ok(Pooled { connection: self.connector.connect().await?, epoch })
+        Ok(Pooled {
+            connection: self.connector.connect().await?,
+            epoch,
+        })
     }
 
-    async fn recycle(&self, pooled: &mut Self::Type, metrics: &Metrics) -> RecycleResult<StoreError> {
+    async fn recycle(
+        &self,
+        pooled: &mut Self::Type,
+        metrics: &Metrics,
+    ) -> RecycleResult<StoreError> {
         if pooled.epoch != self.epoch.load(Ordering::Acquire) || metrics.age() > MAX_LIFETIME {
-            return Err(RecycleError::message("made before the last doubt, or too old"));
+            return Err(RecycleError::message(
+                "made before the last doubt, or too old",
+            ));
         }
         if metrics.last_used() < IDLE_BEFORE_PING {
             return Ok(());
         }
-        if timeout(self.ping_limit, self.connector.ping(&mut pooled.connection)).await.unwrap_or(false) {
+        if timeout(self.ping_limit, self.connector.ping(&mut pooled.connection))
+            .await
+            .unwrap_or(false)
+        {
             return Ok(());
         }
         self.doubt();
@@ -149,7 +176,11 @@ struct Lease<C: Connector> {
 
 impl<C: Connector> Lease<C> {
     fn connection(&mut self) -> &mut C::Connection {
-        &mut self.object.as_mut().expect("taken only when the lease ends").connection
+        &mut self
+            .object
+            .as_mut()
+            .expect("taken only when the lease ends")
+            .connection
     }
 
     fn give_back(mut self) {
@@ -173,16 +204,24 @@ pub(super) struct Reserved<T> {
 impl<T> Reserved<T> {
     /// None yet.
     pub(super) fn new() -> Self {
-        Reserved { connection: Mutex::new(None) }
+        Reserved {
+            connection: Mutex::new(None),
+        }
     }
 
     /// The connection, if one was kept. Unless it is kept again, the next user makes a new one.
     pub(super) fn take(&self) -> Option<T> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Keeps a connection that has just proved itself.
     pub(super) fn keep(&self, connection: T) {
-        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+        *self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(connection);
     }
 }

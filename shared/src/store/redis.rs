@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use deadpool_redis::Manager;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, cmd, pipe};
+use deadpool_redis::redis::{
+    AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, cmd, pipe,
+};
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout};
 
@@ -84,9 +86,14 @@ impl Redis {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout * 2 / 3))
             .set_response_timeout(Some(timeout));
-        let manager = Manager::new_with_config(config.url.expose_secret(), settings)
-            .map_err(|error| StoreError::new(Systemic, "the settings for redis don't fit").caused_by(error))?;
-        let client = Client { manager, connect_limit: timeout * 2 / 3 };
+        let manager =
+            Manager::new_with_config(config.url.expose_secret(), settings).map_err(|error| {
+                StoreError::new(Systemic, "the settings for redis don't fit").caused_by(error)
+            })?;
+        let client = Client {
+            manager,
+            connect_limit: timeout * 2 / 3,
+        };
         Ok(Redis {
             connections: Arc::new(Connections::new(client, MAX_CONNECTIONS, timeout)),
             probe: Arc::new(Reserved::new()),
@@ -106,14 +113,36 @@ impl Redis {
             ("last_seen_at", session.last_seen_at.as_micros().to_string()),
             ("expires_at", session.expires_at.as_micros().to_string()),
         ];
-        fields.extend(session.user_agent.clone().map(|agent| ("user_agent", agent)));
+        fields.extend(
+            session
+                .user_agent
+                .clone()
+                .map(|agent| ("user_agent", agent)),
+        );
         let mut commands = pipe();
-        commands.cmd("HSETNX").arg(&key).arg("created_at").arg(session.created_at.as_micros());
+        commands
+            .cmd("HSETNX")
+            .arg(&key)
+            .arg("created_at")
+            .arg(session.created_at.as_micros());
         commands.cmd("HSET").arg(&key).arg(fields);
         commands.cmd("PEXPIREAT").arg(&key).arg(expiry_ms);
-        commands.cmd("ZADD").arg(&set).arg("GT").arg(expiry_ms).arg(session.id.as_str());
-        commands.cmd("ZREMRANGEBYSCORE").arg(&set).arg("-inf").arg(session.last_seen_at.as_millis());
-        commands.cmd("ZREMRANGEBYRANK").arg(&set).arg(0).arg(-MAX_SESSIONS - 1);
+        commands
+            .cmd("ZADD")
+            .arg(&set)
+            .arg("GT")
+            .arg(expiry_ms)
+            .arg(session.id.as_str());
+        commands
+            .cmd("ZREMRANGEBYSCORE")
+            .arg(&set)
+            .arg("-inf")
+            .arg(session.last_seen_at.as_millis());
+        commands
+            .cmd("ZREMRANGEBYRANK")
+            .arg(&set)
+            .arg(0)
+            .arg(-MAX_SESSIONS - 1);
         // A set without an expiry counts as never expiring, which is greater than any: so first NX, then GT.
         commands.cmd("PEXPIREAT").arg(&set).arg(expiry_ms).arg("NX");
         commands.cmd("PEXPIREAT").arg(&set).arg(expiry_ms).arg("GT");
@@ -126,11 +155,23 @@ impl Redis {
     /// See [`Redis`].
     pub async fn list_sessions(&self, user: &UserId) -> Result<Vec<Session>, StoreError> {
         let mut commands = pipe();
-        commands.cmd("ZRANGE").arg(user_key(user)).arg(0).arg(MAX_SESSIONS - 1).arg("REV");
+        commands
+            .cmd("ZRANGE")
+            .arg(user_key(user))
+            .arg(0)
+            .arg(MAX_SESSIONS - 1)
+            .arg("REV");
         let (ids,): (Vec<String>,) = self.ask(commands).await?;
-        let ids: Vec<SessionId> = ids.iter().filter_map(|id| SessionId::parse(id).ok()).collect();
+        let ids: Vec<SessionId> = ids
+            .iter()
+            .filter_map(|id| SessionId::parse(id).ok())
+            .collect();
         let sessions = self.read_sessions(&ids).await?;
-        Ok(sessions.into_iter().flatten().filter(|session| session.user_id == *user).collect())
+        Ok(sessions
+            .into_iter()
+            .flatten()
+            .filter(|session| session.user_id == *user)
+            .collect())
     }
 
     /// Finds a session that is neither expired nor revoked, whoever's it is.
@@ -152,7 +193,10 @@ impl Redis {
             commands.cmd("EXISTS").arg(revocation_key(id));
         }
         let answers: Vec<deadpool_redis::redis::Value> = self.ask(commands).await?;
-        ids.iter().zip(answers.chunks(2)).map(|(id, answer)| read_session(id, answer)).collect()
+        ids.iter()
+            .zip(answers.chunks(2))
+            .map(|(id, answer)| read_session(id, answer))
+            .collect()
     }
 
     /// Revokes sessions, and forgets what is known of them. Again: changes nothing.
@@ -162,11 +206,26 @@ impl Redis {
     pub async fn revoke(&self, revocations: &[(UserId, Revocation)]) -> Result<(), StoreError> {
         for page in revocations.chunks(PAGE) {
             let mut commands = pipe();
-            for (user, Revocation { session_id, keep_until }) in page {
+            for (
+                user,
+                Revocation {
+                    session_id,
+                    keep_until,
+                },
+            ) in page
+            {
                 let until_ms = keep_until.as_millis();
-                commands.cmd("SET").arg(revocation_key(session_id)).arg(1).arg("PXAT").arg(until_ms);
+                commands
+                    .cmd("SET")
+                    .arg(revocation_key(session_id))
+                    .arg(1)
+                    .arg("PXAT")
+                    .arg(until_ms);
                 commands.cmd("DEL").arg(session_key(session_id));
-                commands.cmd("ZREM").arg(user_key(user)).arg(session_id.as_str());
+                commands
+                    .cmd("ZREM")
+                    .arg(user_key(user))
+                    .arg(session_id.as_str());
             }
             announce(&mut commands, page);
             self.send(commands).await?;
@@ -198,17 +257,39 @@ impl Redis {
         if newest < cursor.position {
             return Ok((Vec::new(), RevocationCursor::default()));
         }
-        let position = page.last().map_or(cursor.position, |(_, position)| *position);
-        let revocations = page.iter().filter_map(|(member, _)| read_revocation(member)).collect();
+        let position = page
+            .last()
+            .map_or(cursor.position, |(_, position)| *position);
+        let revocations = page
+            .iter()
+            .filter_map(|(member, _)| read_revocation(member))
+            .collect();
         Ok((revocations, RevocationCursor { position }))
     }
 
     /// A page after the cursor, with positions, and the newest position of all.
-    async fn read_revocations(&self, cursor: &RevocationCursor) -> Result<(Scored, u64), StoreError> {
+    async fn read_revocations(
+        &self,
+        cursor: &RevocationCursor,
+    ) -> Result<(Scored, u64), StoreError> {
         let mut commands = pipe();
-        commands.cmd("ZRANGE").arg("revocations").arg(format!("({}", cursor.position)).arg("+inf");
-        commands.arg("BYSCORE").arg("LIMIT").arg(0).arg(PAGE).arg("WITHSCORES");
-        commands.cmd("ZRANGE").arg("revocations").arg(-1).arg(-1).arg("WITHSCORES");
+        commands
+            .cmd("ZRANGE")
+            .arg("revocations")
+            .arg(format!("({}", cursor.position))
+            .arg("+inf");
+        commands
+            .arg("BYSCORE")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(PAGE)
+            .arg("WITHSCORES");
+        commands
+            .cmd("ZRANGE")
+            .arg("revocations")
+            .arg(-1)
+            .arg(-1)
+            .arg("WITHSCORES");
         let (page, newest): (Scored, Scored) = self.ask(commands).await?;
         Ok((page, newest.first().map_or(0, |(_, position)| *position)))
     }
@@ -219,7 +300,9 @@ impl Redis {
     }
 
     async fn ask<T: FromRedisValue>(&self, commands: Pipeline) -> Result<T, StoreError> {
-        self.connections.call(async |connection| Ok(commands.query_async(connection).await?)).await
+        self.connections
+            .call(async |connection| Ok(commands.query_async(connection).await?))
+            .await
     }
 
     async fn write_probe(&self) -> Result<Probed, StoreError> {
@@ -229,10 +312,18 @@ impl Redis {
         };
         let started = Instant::now();
         let mut write = cmd("SET");
-        write.arg("holdfast:probe").arg(1).arg("PX").arg(PROBE_TTL_MS);
+        write
+            .arg("holdfast:probe")
+            .arg(1)
+            .arg("PX")
+            .arg(PROBE_TTL_MS);
         let () = write.query_async(&mut connection).await?;
         self.probe.keep(connection);
-        Ok(Probed { latency: started.elapsed(), clock_offset_ms: None, database_id: None })
+        Ok(Probed {
+            latency: started.elapsed(),
+            clock_offset_ms: None,
+            database_id: None,
+        })
     }
 }
 
@@ -261,7 +352,10 @@ impl Connector for Client {
     async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
         let late = |_| StoreError::connection_late(Self::STORE);
         let attempt = deadpool::managed::Manager::create(&self.manager);
-        timeout(self.connect_limit, attempt).await.map_err(late)?.map_err(classify_connecting)
+        timeout(self.connect_limit, attempt)
+            .await
+            .map_err(late)?
+            .map_err(classify_connecting)
     }
 
     async fn ping(&self, connection: &mut MultiplexedConnection) -> bool {
@@ -283,9 +377,16 @@ fn revocation_key(id: &SessionId) -> String {
 }
 
 fn announce(commands: &mut Pipeline, page: &[(UserId, Revocation)]) {
-    commands.cmd("EVAL").arg(ANNOUNCE).arg(2).arg("revocations").arg("revocations:expiry");
+    commands
+        .cmd("EVAL")
+        .arg(ANNOUNCE)
+        .arg(2)
+        .arg("revocations")
+        .arg("revocations:expiry");
     for (_, revocation) in page {
-        commands.arg(revocation.session_id.as_str()).arg(revocation.keep_until.as_micros());
+        commands
+            .arg(revocation.session_id.as_str())
+            .arg(revocation.keep_until.as_micros());
     }
 }
 
@@ -293,7 +394,10 @@ fn announce(commands: &mut Pipeline, page: &[(UserId, Revocation)]) {
 fn read_revocation(member: &str) -> Option<Revocation> {
     let (keep_until_us, id) = member.split_once(':')?;
     let keep_until = Timestamp::from_micros(keep_until_us.parse().ok()?);
-    Some(Revocation { session_id: SessionId::parse(id).ok()?, keep_until })
+    Some(Revocation {
+        session_id: SessionId::parse(id).ok()?,
+        keep_until,
+    })
 }
 
 /// From the hash and whether there is a revocation. A hash with fields missing is one that is just going.
@@ -301,9 +405,13 @@ fn read_session(
     id: &SessionId,
     answer: &[deadpool_redis::redis::Value],
 ) -> Result<Option<Session>, StoreError> {
-    let [hash, revoked] = answer else { return Ok(None) };
-    let fields: HashMap<String, String> = FromRedisValue::from_redis_value(hash.clone()).map_err(RedisError::from)?;
-    let revoked: bool = FromRedisValue::from_redis_value(revoked.clone()).map_err(RedisError::from)?;
+    let [hash, revoked] = answer else {
+        return Ok(None);
+    };
+    let fields: HashMap<String, String> =
+        FromRedisValue::from_redis_value(hash.clone()).map_err(RedisError::from)?;
+    let revoked: bool =
+        FromRedisValue::from_redis_value(revoked.clone()).map_err(RedisError::from)?;
     let time = |field: &str| Some(Timestamp::from_micros(fields.get(field)?.parse().ok()?));
     let session = || {
         Some(Session {
@@ -320,17 +428,29 @@ fn read_session(
 
 /// The first word of Redis' refusals, with their class and our words. Any other refusal is of the very command.
 const MEANINGS: &[(&str, FailureClass, &str)] = &[
-    ("READONLY", Unavailable, "redis takes no writes: it is a replica"),
+    (
+        "READONLY",
+        Unavailable,
+        "redis takes no writes: it is a replica",
+    ),
     ("LOADING", Unavailable, "redis is loading its data"),
     ("MASTERDOWN", Unavailable, "redis has lost its master"),
     ("CLUSTERDOWN", Unavailable, "the redis cluster is down"),
     ("MISCONF", Unavailable, "redis can't write its data to disk"),
-    ("NOREPLICAS", Unavailable, "redis has too few replicas to take writes"),
+    (
+        "NOREPLICAS",
+        Unavailable,
+        "redis has too few replicas to take writes",
+    ),
     ("OOM", Unavailable, "redis is out of memory"),
     ("BUSY", Contended, "redis is busy with a script"),
     ("TRYAGAIN", Contended, "redis is moving the keys"),
     ("NOAUTH", Systemic, "redis asks for a password"),
-    ("WRONGPASS", Systemic, "redis refuses the user or the password"),
+    (
+        "WRONGPASS",
+        Systemic,
+        "redis refuses the user or the password",
+    ),
     ("NOPERM", Systemic, "the redis user lacks a right"),
 ];
 
@@ -342,16 +462,25 @@ impl From<RedisError> for StoreError {
             ErrorKind::UnexpectedReturnType => {
                 StoreError::new(Item, "redis holds what this program can't read").caused_by(error)
             }
-            _ => StoreError::new(Unavailable, "the connection to redis broke").with_answer_lost().caused_by(error),
+            _ => StoreError::new(Unavailable, "the connection to redis broke")
+                .with_answer_lost()
+                .caused_by(error),
         }
     }
 }
 
 fn refused(error: RedisError) -> StoreError {
     let refusals = error.clone().into_server_errors().unwrap_or_default();
-    let known = MEANINGS.iter().find(|(word, ..)| refusals.iter().any(|(_, refusal)| refusal.code() == *word));
-    let (class, summary) = known.map_or((Item, "redis refuses the command"), |(_, class, summary)| (*class, *summary));
-    StoreError::new(class, summary).with_refusal(None).caused_by(error)
+    let known = MEANINGS
+        .iter()
+        .find(|(word, ..)| refusals.iter().any(|(_, refusal)| refusal.code() == *word));
+    let (class, summary) = known.map_or(
+        (Item, "redis refuses the command"),
+        |(_, class, summary)| (*class, *summary),
+    );
+    StoreError::new(class, summary)
+        .with_refusal(None)
+        .caused_by(error)
 }
 
 fn classify_connecting(error: RedisError) -> StoreError {

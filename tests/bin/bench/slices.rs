@@ -61,8 +61,15 @@ impl LoopClient {
         let first = requests.first().context("a client without requests")?;
         let status = connection.exchange(first).await?;
         let body = String::from_utf8_lossy(connection.body());
-        ensure!(status == expected, "status {status} instead of {expected}: {body}");
-        Ok(Self { address: address.into(), requests: requests.into(), expected })
+        ensure!(
+            status == expected,
+            "status {status} instead of {expected}: {body}"
+        );
+        Ok(Self {
+            address: address.into(),
+            requests: requests.into(),
+            expected,
+        })
     }
 
     /// On a connection of this slice's own, since servers close one that was idle between slices.
@@ -79,7 +86,8 @@ impl LoopClient {
             if status != self.expected {
                 *seen.unexpected.entry(status).or_default() += 1;
             } else if ended >= counted_from && ended < until {
-                seen.latencies_us.push(u32::try_from((ended - began).as_micros()).unwrap_or(u32::MAX));
+                seen.latencies_us
+                    .push(u32::try_from((ended - began).as_micros()).unwrap_or(u32::MAX));
             }
         }
         Ok(seen)
@@ -102,7 +110,9 @@ impl Contender {
         }
         let mut all = Seen::default();
         while let Some(worked) = working.join_next().await {
-            let seen = worked.context("a client has panicked")?.context(self.name)?;
+            let seen = worked
+                .context("a client has panicked")?
+                .context(self.name)?;
             all.latencies_us.extend(seen.latencies_us);
             for (status, times) in seen.unexpected {
                 *all.unexpected.entry(status).or_default() += times;

@@ -19,7 +19,8 @@ use super::recall::{Lookup, Recalled, Recollection};
 use super::resources::Resources;
 use super::{profile, task};
 use crate::domain::{
-    Body, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection, Row, State, UserId,
+    Body, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection, Row, State,
+    UserId,
 };
 use crate::store::{FailureClass, StoreError};
 
@@ -45,8 +46,14 @@ pub(super) async fn apply(
     connection: &mut PgConnection,
     operations: &[Operation],
 ) -> Result<Vec<Applied>, StoreError> {
-    if operations.iter().any(|operation| matches!(operation.body, Body::Session(_))) {
-        return Err(StoreError::new(FailureClass::Item, "sessions are not kept in postgres"));
+    if operations
+        .iter()
+        .any(|operation| matches!(operation.body, Body::Session(_)))
+    {
+        return Err(StoreError::new(
+            FailureClass::Item,
+            "sessions are not kept in postgres",
+        ));
     }
     if let [operation] = operations
         && let Some(applied) = merge_alone(connection, operation).await?
@@ -60,7 +67,10 @@ pub(super) async fn apply(
         }
         lookup = Lookup::All;
     }
-    Err(StoreError::new(FailureClass::Contended, "other transactions were faster each time"))
+    Err(StoreError::new(
+        FailureClass::Contended,
+        "other transactions were faster each time",
+    ))
 }
 
 /// The short way: one statement and round trip. `None` when the operation has to go the long way.
@@ -72,7 +82,10 @@ async fn merge_alone(
         return Ok(None);
     }
     let owner = &operation.user_id;
-    let merged = match (&operation.body, operation.change().and_then(|change| change.deleted())) {
+    let merged = match (
+        &operation.body,
+        operation.change().and_then(|change| change.deleted()),
+    ) {
         (Body::Task { id, change }, None) => task::merge(connection, *id, owner, change).await?,
         (Body::Task { id, change }, Some(deleted)) if change.created.is_none() => {
             task::delete(connection, *id, owner, deleted).await?
@@ -89,11 +102,22 @@ async fn merge_alone(
 
 /// After a merge a field has the operation's stamp exactly where the operation was the newest.
 fn answer_merged(operation: &Operation, row: Row) -> Applied {
-    let advanced = operation.change().is_some_and(|change| change.advances(&row.state));
+    let advanced = operation
+        .change()
+        .is_some_and(|change| change.advances(&row.state));
     let applied = advanced || row.state.deleted().is_some();
-    let outcome = if applied { Outcome::Applied } else { Outcome::Superseded };
+    let outcome = if applied {
+        Outcome::Applied
+    } else {
+        Outcome::Superseded
+    };
     let created = applied && made(operation, &row.state);
-    Applied { outcome, state: Some(row.state), created, replayed: None }
+    Applied {
+        outcome,
+        state: Some(row.state),
+        created,
+        replayed: None,
+    }
 }
 
 /// The long way, once. `None` when another transaction was faster: nothing is written, and it has to be run again.
@@ -110,7 +134,11 @@ async fn attempt(
         }
         Err(error) => {
             transaction.rollback().await?;
-            if is_race(&error) { Ok(None) } else { Err(error.into()) }
+            if is_race(&error) {
+                Ok(None)
+            } else {
+                Err(error.into())
+            }
         }
     }
 }
@@ -134,7 +162,10 @@ fn runs(operations: &[Operation]) -> Vec<&[Operation]> {
     let mut runs = Vec::new();
     let mut start = 0;
     for (index, operation) in operations.iter().enumerate() {
-        let key = operation.idempotency.as_ref().map(|idempotency| (&operation.user_id, &idempotency.key));
+        let key = operation
+            .idempotency
+            .as_ref()
+            .map(|idempotency| (&operation.user_id, &idempotency.key));
         let id = (&operation.user_id, operation.id);
         if ids.contains(&id) || key.is_some_and(|key| keys.contains(&key)) {
             runs.push(&operations[start..index]);
@@ -168,8 +199,14 @@ async fn settle_run(
             records.push(LedgerColumns::of(operation, &outcome));
         }
         let state = resources.visible_to(operation);
-        let created = outcome == Outcome::Applied && state.as_ref().is_some_and(|state| made(operation, state));
-        applied.push(Applied { outcome, state, created, replayed });
+        let created = outcome == Outcome::Applied
+            && state.as_ref().is_some_and(|state| made(operation, state));
+        applied.push(Applied {
+            outcome,
+            state,
+            created,
+            replayed,
+        });
     }
     resources.write(connection).await?;
     records.sort_unstable_by_key(|record: &LedgerColumns<'_>| (record.user_id, record.id));
@@ -205,7 +242,9 @@ fn made(operation: &Operation, state: &State) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Idempotency, Kind, Precondition, Priority, Stamp, TaskId, TaskState, Timestamp};
+    use crate::domain::{
+        Idempotency, Kind, Precondition, Priority, Stamp, TaskId, TaskState, Timestamp,
+    };
 
     fn operation(id: OperationId, key: Option<&str>) -> Operation {
         Operation {
@@ -213,7 +252,10 @@ mod tests {
             stamp: Stamp::from_i64(1),
             user_id: UserId::parse("ann").expect("valid"),
             kind: Kind::Update,
-            body: Body::Task { id: TaskId::generate(), change: TaskState::default() },
+            body: Body::Task {
+                id: TaskId::generate(),
+                change: TaskState::default(),
+            },
             precondition: Some(Precondition::Exists),
             idempotency: key.map(|key| Idempotency {
                 key: IdempotencyKey::parse(key).expect("valid"),
@@ -227,7 +269,11 @@ mod tests {
 
     #[test]
     fn a_slice_is_cut_before_each_repeat_of_an_id_or_a_key() {
-        let [a, b, c] = [OperationId::generate(), OperationId::generate(), OperationId::generate()];
+        let [a, b, c] = [
+            OperationId::generate(),
+            OperationId::generate(),
+            OperationId::generate(),
+        ];
         let slice = [
             operation(a, None),
             operation(b, Some("k")),

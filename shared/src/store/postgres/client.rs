@@ -12,8 +12,8 @@ use sqlx::postgres::PgConnection;
 
 use crate::config::PostgresConfig;
 use crate::domain::{
-    IdempotencyKey, Operation, OperationId, OperationRecord, OperationState, ProfileState, Row, State, TaskId,
-    TaskQuery, TaskState, Timestamp, UserId,
+    IdempotencyKey, Operation, OperationId, OperationRecord, OperationState, ProfileState, Row,
+    State, TaskId, TaskQuery, TaskState, Timestamp, UserId,
 };
 use crate::health::{Probe, Probed};
 use crate::store::pool::Connections;
@@ -42,7 +42,10 @@ impl Postgres {
     pub fn new(config: &PostgresConfig, timeouts: Timeouts) -> Self {
         let pooled = config.max_connections.saturating_sub(1).max(1);
         let connections = Connections::new(Sessions::new(config, timeouts), pooled, timeouts.call);
-        Postgres { connections: Arc::new(connections), probe: Arc::new(WriteProbe::new()) }
+        Postgres {
+            connections: Arc::new(connections),
+            probe: Arc::new(WriteProbe::new()),
+        }
     }
 
     async fn call<T>(
@@ -50,7 +53,9 @@ impl Postgres {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let sessions = self.connections.connector();
-        self.connections.call(async |connection| sessions.run(connection, work).await).await
+        self.connections
+            .call(async |connection| sessions.run(connection, work).await)
+            .await
     }
 
     /// Applies operations on tasks and profiles in their order, all or nothing. Returns one answer each, in the same
@@ -63,7 +68,8 @@ impl Postgres {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
-        self.call(async |connection| apply::apply(connection, operations).await).await
+        self.call(async |connection| apply::apply(connection, operations).await)
+            .await
     }
 
     /// Finds a task, a tombstone too, whoever's it is.
@@ -72,7 +78,9 @@ impl Postgres {
     /// See [`Postgres`].
     pub async fn find_task(&self, id: TaskId) -> Result<Option<Row>, StoreError> {
         let ids = [id.as_uuid()];
-        let found = self.call(async |connection| Ok(task::find(connection, &ids).await?)).await?;
+        let found = self
+            .call(async |connection| Ok(task::find(connection, &ids).await?))
+            .await?;
         Ok(found.into_iter().next().map(|(_, row)| row))
     }
 
@@ -86,8 +94,13 @@ impl Postgres {
         ids: &[TaskId],
     ) -> Result<Vec<(TaskId, TaskState)>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.as_uuid()).collect();
-        let found = self.call(async |connection| Ok(task::find(connection, &ids).await?)).await?;
-        Ok(found.into_iter().filter_map(|(id, row)| own_task(user, id, row)).collect())
+        let found = self
+            .call(async |connection| Ok(task::find(connection, &ids).await?))
+            .await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(id, row)| own_task(user, id, row))
+            .collect())
     }
 
     /// Finds a page of the user's tasks: up to `query.limit`, in its order, no tombstones, and none of `without`.
@@ -100,7 +113,8 @@ impl Postgres {
         query: &TaskQuery,
         without: &[TaskId],
     ) -> Result<Vec<(TaskId, TaskState)>, StoreError> {
-        self.call(async |connection| Ok(list::find(connection, user, query, without).await?)).await
+        self.call(async |connection| Ok(list::find(connection, user, query, without).await?))
+            .await
     }
 
     /// Finds a user's profile.
@@ -109,7 +123,9 @@ impl Postgres {
     /// See [`Postgres`].
     pub async fn find_profile(&self, user: &UserId) -> Result<Option<ProfileState>, StoreError> {
         let users = [user.as_str().to_owned()];
-        let found = self.call(async |connection| Ok(profile::find(connection, &users).await?)).await?;
+        let found = self
+            .call(async |connection| Ok(profile::find(connection, &users).await?))
+            .await?;
         Ok(found.into_iter().find_map(own_profile))
     }
 
@@ -129,7 +145,12 @@ impl Postgres {
                 Ok(profile::find(connection, &users).await?)
             })
             .await?;
-        let vanished = || StoreError::new(FailureClass::Item, "the profile was removed at this very moment");
+        let vanished = || {
+            StoreError::new(
+                FailureClass::Item,
+                "the profile was removed at this very moment",
+            )
+        };
         found.into_iter().find_map(own_profile).ok_or_else(vanished)
     }
 
@@ -144,7 +165,9 @@ impl Postgres {
     ) -> Result<Option<OperationRecord>, StoreError> {
         let mut wanted = Wanted::default();
         wanted.id(user, id);
-        let found = self.call(async |connection| Ok(ledger::find(connection, &wanted).await?)).await?;
+        let found = self
+            .call(async |connection| Ok(ledger::find(connection, &wanted).await?))
+            .await?;
         Ok(found.into_iter().next().map(|recorded| recorded.operation))
     }
 
@@ -160,7 +183,9 @@ impl Postgres {
         limit: usize,
     ) -> Result<Vec<OperationRecord>, StoreError> {
         let limit = row_limit(limit);
-        let call = async |connection: &mut _| Ok(ledger::list(connection, user, state, before, limit).await?);
+        let call = async |connection: &mut _| {
+            Ok(ledger::list(connection, user, state, before, limit).await?)
+        };
         self.call(call).await
     }
 
@@ -175,10 +200,15 @@ impl Postgres {
     ) -> Result<Option<KeyRecord>, StoreError> {
         let mut wanted = Wanted::default();
         wanted.key(user, key);
-        let found = self.call(async |connection| Ok(ledger::find(connection, &wanted).await?)).await?;
+        let found = self
+            .call(async |connection| Ok(ledger::find(connection, &wanted).await?))
+            .await?;
         Ok(found.into_iter().find_map(|recorded| {
             let fingerprint = recorded.idempotency?.fingerprint;
-            Some(KeyRecord { operation: recorded.operation, fingerprint })
+            Some(KeyRecord {
+                operation: recorded.operation,
+                fingerprint,
+            })
         }))
     }
 
@@ -187,9 +217,14 @@ impl Postgres {
     ///
     /// # Errors
     /// See [`Postgres`].
-    pub async fn remove_old_records(&self, older_than: Timestamp, limit: usize) -> Result<u64, StoreError> {
+    pub async fn remove_old_records(
+        &self,
+        older_than: Timestamp,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
         let limit = row_limit(limit);
-        self.call(async |connection| Ok(ledger::remove(connection, older_than, limit).await?)).await
+        self.call(async |connection| Ok(ledger::remove(connection, older_than, limit).await?))
+            .await
     }
 
     /// How many operations are recorded, to audit the buffer's counters against. Reads them all.
@@ -197,7 +232,9 @@ impl Postgres {
     /// # Errors
     /// See [`Postgres`].
     pub async fn count_applied_operations(&self) -> Result<u64, StoreError> {
-        let count = self.call(async |connection| Ok(ledger::count(connection).await?)).await?;
+        let count = self
+            .call(async |connection| Ok(ledger::count(connection).await?))
+            .await?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 

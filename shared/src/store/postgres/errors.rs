@@ -15,19 +15,39 @@ const CHANGED_UNDER_STATEMENT: &str = "0A000";
 /// 58 is a failing disk of the server. 26 comes from a pooler that doesn't keep prepared statements.
 const MEANINGS: &[(&str, FailureClass, &str)] = &[
     ("08", Unavailable, "the connection to postgres failed"),
-    ("25006", Unavailable, "postgres takes no writes: it is a standby, or set to read-only"),
-    ("53", Unavailable, "postgres is out of connections, memory or disk"),
+    (
+        "25006",
+        Unavailable,
+        "postgres takes no writes: it is a standby, or set to read-only",
+    ),
+    (
+        "53",
+        Unavailable,
+        "postgres is out of connections, memory or disk",
+    ),
     ("57014", Contended, "postgres took too long and gave up"),
     ("57P", Unavailable, "postgres is starting or stopping"),
     ("58", Unavailable, "postgres can't use its own files"),
-    (CHANGED_UNDER_STATEMENT, Contended, "postgres must prepare the statement anew"),
+    (
+        CHANGED_UNDER_STATEMENT,
+        Contended,
+        "postgres must prepare the statement anew",
+    ),
     ("40", Contended, "other transactions were in the way"),
     ("55P03", Contended, "a row is locked by another transaction"),
-    ("26", Systemic, "a pooler loses prepared statements: set DB_STATEMENT_CACHE=0"),
+    (
+        "26",
+        Systemic,
+        "a pooler loses prepared statements: set DB_STATEMENT_CACHE=0",
+    ),
     ("28", Systemic, "postgres refuses the user or the password"),
     ("3D", Systemic, "the database does not exist"),
     ("42501", Systemic, "the database role lacks a right"),
-    ("42", Systemic, "the schema is missing or too old: run syncd migrate"),
+    (
+        "42",
+        Systemic,
+        "the schema is missing or too old: run syncd migrate",
+    ),
     ("", Item, "postgres refuses the data"),
 ];
 
@@ -42,13 +62,24 @@ pub(super) enum Phase {
 pub(super) fn classify(error: sqlx::Error, phase: Phase) -> StoreError {
     match error {
         sqlx::Error::Database(refusal) => refused(refusal),
-        sqlx::Error::Configuration(_) => StoreError::new(Systemic, "the settings for postgres don't fit").caused_by(error),
-        sqlx::Error::Tls(_) => StoreError::new(Systemic, "TLS with postgres failed: check its certificate and DB_SSLMODE").caused_by(error),
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => {
-            StoreError::new(Item, "the database holds what this program can't read").caused_by(error)
+        sqlx::Error::Configuration(_) => {
+            StoreError::new(Systemic, "the settings for postgres don't fit").caused_by(error)
         }
-        _ if phase == Phase::Connecting => StoreError::new(Unavailable, "postgres can't be reached").caused_by(error),
-        _ => StoreError::new(Unavailable, "the connection to postgres broke").with_answer_lost().caused_by(error),
+        sqlx::Error::Tls(_) => StoreError::new(
+            Systemic,
+            "TLS with postgres failed: check its certificate and DB_SSLMODE",
+        )
+        .caused_by(error),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => {
+            StoreError::new(Item, "the database holds what this program can't read")
+                .caused_by(error)
+        }
+        _ if phase == Phase::Connecting => {
+            StoreError::new(Unavailable, "postgres can't be reached").caused_by(error)
+        }
+        _ => StoreError::new(Unavailable, "the connection to postgres broke")
+            .with_answer_lost()
+            .caused_by(error),
     }
 }
 
@@ -62,10 +93,13 @@ impl From<sqlx::Error> for StoreError {
 /// Translates what sqlx says of migrations.
 pub(super) fn classify_migration(error: MigrateError) -> StoreError {
     match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error, Phase::Asking),
-        MigrateError::VersionMismatch(version) => {
-            StoreError::new(Systemic, format!("migration {version} is not the one this database was made with"))
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            classify(error, Phase::Asking)
         }
+        MigrateError::VersionMismatch(version) => StoreError::new(
+            Systemic,
+            format!("migration {version} is not the one this database was made with"),
+        ),
         other => StoreError::new(Systemic, "the migrations can't be applied").caused_by(other),
     }
 }
@@ -82,12 +116,21 @@ fn refused(refusal: Box<dyn DatabaseError>) -> StoreError {
     let (class, summary) = meaning(&code);
     let error = StoreError::new(class, format!("{summary} ({code})")).with_refusal(Some(&code));
     let error = error.caused_by(refusal);
-    if code == CHANGED_UNDER_STATEMENT { error.with_connection_spoiled() } else { error }
+    if code == CHANGED_UNDER_STATEMENT {
+        error.with_connection_spoiled()
+    } else {
+        error
+    }
 }
 
 fn meaning(code: &str) -> (FailureClass, &'static str) {
-    let found = MEANINGS.iter().find(|(beginning, ..)| code.starts_with(beginning));
-    found.map_or((Item, "postgres refuses the data"), |(_, class, summary)| (*class, *summary))
+    let found = MEANINGS
+        .iter()
+        .find(|(beginning, ..)| code.starts_with(beginning));
+    found.map_or(
+        (Item, "postgres refuses the data"),
+        |(_, class, summary)| (*class, *summary),
+    )
 }
 
 #[cfg(test)]
@@ -97,7 +140,10 @@ mod tests {
     #[test]
     fn each_sqlstate_has_the_class_that_says_what_to_do() {
         let expected = [
-            (Unavailable, "08000 08006 53100 53300 57P01 57P02 57P03 25006 58030"),
+            (
+                Unavailable,
+                "08000 08006 53100 53300 57P01 57P02 57P03 25006 58030",
+            ),
             (Contended, "40001 40P01 55P03 57014 0A000"),
             (Systemic, "42P01 42703 42501 28P01 28000 3D000 26000"),
             (Item, "21000 22001 22021 23505 23514 54000 XX000 25001"),

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::values::{columns, read_user, stored_time, unreadable};
 use crate::domain::{
-    Entity, Idempotency, IdempotencyKey, Kind, Operation, OperationId, OperationRecord, OperationState, Outcome,
-    Priority, Rejection, Timestamp, UserId,
+    Entity, Idempotency, IdempotencyKey, Kind, Operation, OperationId, OperationRecord,
+    OperationState, Outcome, Priority, Rejection, Timestamp, UserId,
 };
 
 /// Days a record is kept at least: as long as a client may repeat a request under its key.
@@ -29,7 +29,9 @@ impl Recorded {
         match self.operation.state {
             OperationState::Applied => Ok(Outcome::Applied),
             OperationState::Superseded => Ok(Outcome::Superseded),
-            OperationState::Dead => Ok(Outcome::Rejected(read_rejection(self.operation.last_error.as_deref())?)),
+            OperationState::Dead => Ok(Outcome::Rejected(read_rejection(
+                self.operation.last_error.as_deref(),
+            )?)),
             OperationState::Pending => Err(unreadable("a pending operation in the ledger")),
         }
     }
@@ -64,7 +66,10 @@ impl Wanted {
 }
 
 /// Finds records, in no particular order; one that is wanted by its id and by its key comes twice.
-pub(super) async fn find(connection: &mut PgConnection, wanted: &Wanted) -> Result<Vec<Recorded>, sqlx::Error> {
+pub(super) async fn find(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+) -> Result<Vec<Recorded>, sqlx::Error> {
     let rows = sqlx::query_as!(
         LedgerRow,
         "SELECT l.user_id AS \"user_id!\", l.id AS \"id!\", l.idempotency_key, l.fingerprint, \
@@ -110,12 +115,17 @@ pub(super) async fn list(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(|row| Ok(row.into_recorded()?.operation)).collect()
+    rows.into_iter()
+        .map(|row| Ok(row.into_recorded()?.operation))
+        .collect()
 }
 
 /// Records operations that have ended now. Where one is recorded already, by its id or its key, it fails with a unique
 /// violation.
-pub(super) async fn insert(connection: &mut PgConnection, records: &LedgerArrays<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    records: &LedgerArrays<'_>,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO applied_operations (user_id, id, idempotency_key, fingerprint, entity, entity_id, operation, \
              state, reason, priority, stamp, accepted_at, finished_at) \
@@ -168,7 +178,9 @@ pub(super) async fn remove(
 
 /// How many records there are.
 pub(super) async fn count(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!("SELECT count(*) AS \"count!\" FROM applied_operations").fetch_one(connection).await
+    sqlx::query_scalar!("SELECT count(*) AS \"count!\" FROM applied_operations")
+        .fetch_one(connection)
+        .await
 }
 
 columns! {
@@ -251,32 +263,49 @@ impl LedgerRow {
             entity: read_entity(&self.entity)?,
             entity_id: self.entity_id,
             kind: read_kind(&self.operation)?,
-            state: OperationState::parse(&self.state).ok_or_else(|| unreadable("an unknown state"))?,
+            state: OperationState::parse(&self.state)
+                .ok_or_else(|| unreadable("an unknown state"))?,
             priority: Priority::parse(self.priority.into()).map_err(unreadable)?,
             retries: u32::try_from(self.retries).map_err(unreadable)?,
             last_error: self.reason,
             accepted_at: self.accepted_at.into(),
             finished_at: Some(self.finished_at.into()),
         };
-        Ok(Recorded { operation, idempotency })
+        Ok(Recorded {
+            operation,
+            idempotency,
+        })
     }
 }
 
-fn read_idempotency(key: Option<String>, fingerprint: Option<Vec<u8>>) -> Result<Option<Idempotency>, sqlx::Error> {
-    let (Some(key), Some(fingerprint)) = (key, fingerprint) else { return Ok(None) };
+fn read_idempotency(
+    key: Option<String>,
+    fingerprint: Option<Vec<u8>>,
+) -> Result<Option<Idempotency>, sqlx::Error> {
+    let (Some(key), Some(fingerprint)) = (key, fingerprint) else {
+        return Ok(None);
+    };
     let key = IdempotencyKey::parse(&key).map_err(unreadable)?;
-    let fingerprint = fingerprint.try_into().map_err(|_| unreadable("a fingerprint that isn't 32 bytes"))?;
+    let fingerprint = fingerprint
+        .try_into()
+        .map_err(|_| unreadable("a fingerprint that isn't 32 bytes"))?;
     Ok(Some(Idempotency { key, fingerprint }))
 }
 
 fn read_entity(word: &str) -> Result<Entity, sqlx::Error> {
     let known = [Entity::Task, Entity::Profile, Entity::Session];
-    known.into_iter().find(|entity| entity.as_str() == word).ok_or_else(|| unreadable("an unknown entity"))
+    known
+        .into_iter()
+        .find(|entity| entity.as_str() == word)
+        .ok_or_else(|| unreadable("an unknown entity"))
 }
 
 fn read_kind(word: &str) -> Result<Kind, sqlx::Error> {
     let known = [Kind::Create, Kind::Update, Kind::Delete];
-    known.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| unreadable("an unknown kind of operation"))
+    known
+        .into_iter()
+        .find(|kind| kind.as_str() == word)
+        .ok_or_else(|| unreadable("an unknown kind of operation"))
 }
 
 fn read_rejection(word: Option<&str>) -> Result<Rejection, sqlx::Error> {
@@ -288,6 +317,8 @@ fn read_rejection(word: Option<&str>) -> Result<Rejection, sqlx::Error> {
         Rejection::KeyReused,
         Rejection::TooOld,
     ];
-    let found = known.into_iter().find(|rejection| Some(rejection.as_str()) == word);
+    let found = known
+        .into_iter()
+        .find(|rejection| Some(rejection.as_str()) == word);
     found.ok_or_else(|| unreadable("an unknown reason"))
 }

@@ -18,7 +18,9 @@ pub(super) async fn find(
     without: &[TaskId],
 ) -> Result<Vec<(TaskId, TaskState)>, sqlx::Error> {
     let mut sql = QueryBuilder::new("SELECT ");
-    sql.push(TaskRow::COLUMNS).push(" FROM tasks WHERE deleted_stamp = 0 AND user_id = ").push_bind(user.as_str());
+    sql.push(TaskRow::COLUMNS)
+        .push(" FROM tasks WHERE deleted_stamp = 0 AND user_id = ")
+        .push_bind(user.as_str());
     push_conditions(&mut sql, query);
     if !without.is_empty() {
         let ids: Vec<_> = without.iter().map(|id| id.as_uuid()).collect();
@@ -28,12 +30,15 @@ pub(super) async fn find(
         push_beginning(&mut sql, query, cursor);
     }
     let direction = if query.descending { " DESC" } else { " ASC" };
-    sql.push(" ORDER BY ").push(column(query.sort)).push(direction);
+    sql.push(" ORDER BY ")
+        .push(column(query.sort))
+        .push(direction);
     if query.sort == SortField::DueAt {
         sql.push(" NULLS LAST");
     }
     sql.push(", id").push(direction);
-    sql.push(" LIMIT ").push_bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
+    sql.push(" LIMIT ")
+        .push_bind(i64::try_from(query.limit).unwrap_or(i64::MAX));
     let rows: Vec<TaskRow> = sql.build_query_as().fetch_all(connection).await?;
     rows.into_iter().map(TaskRow::into_state).collect()
 }
@@ -43,10 +48,13 @@ fn push_conditions(sql: &mut QueryBuilder<Postgres>, query: &TaskQuery) {
         sql.push(" AND status = ").push_bind(status.as_str());
     }
     if let Some(priority) = query.priority {
-        sql.push(" AND priority = ").push_bind(i16::from(priority.number()));
+        sql.push(" AND priority = ")
+            .push_bind(i16::from(priority.number()));
     }
     if let Some(tag) = &query.tag {
-        sql.push(" AND ").push_bind(tag.clone()).push(" = ANY(tags)");
+        sql.push(" AND ")
+            .push_bind(tag.clone())
+            .push(" = ANY(tags)");
     }
     if let Some(bound) = query.due_before {
         sql.push(" AND due_at <= ").push_bind(stored_time(bound));
@@ -61,8 +69,10 @@ fn push_conditions(sql: &mut QueryBuilder<Postgres>, query: &TaskQuery) {
 
 /// Lower case is ICU's: that of the database may know no letters but ASCII's.
 fn push_text(sql: &mut QueryBuilder<Postgres>, lower: &str) {
-    sql.push(" AND (strpos(lower(title COLLATE \"und-x-icu\"), ").push_bind(lower.to_owned());
-    sql.push(") > 0 OR strpos(lower(description COLLATE \"und-x-icu\"), ").push_bind(lower.to_owned());
+    sql.push(" AND (strpos(lower(title COLLATE \"und-x-icu\"), ")
+        .push_bind(lower.to_owned());
+    sql.push(") > 0 OR strpos(lower(description COLLATE \"und-x-icu\"), ")
+        .push_bind(lower.to_owned());
     sql.push(") > 0)");
 }
 
@@ -74,12 +84,19 @@ fn push_beginning(sql: &mut QueryBuilder<Postgres>, query: &TaskQuery, cursor: &
     let id = cursor.id.as_uuid();
     let Some(key) = cursor.key else {
         match query.sort {
-            SortField::DueAt => sql.push(" AND due_at IS NULL AND id").push(beyond).push_bind(id),
+            SortField::DueAt => sql
+                .push(" AND due_at IS NULL AND id")
+                .push(beyond)
+                .push_bind(id),
             _ => sql.push(" AND FALSE"),
         };
         return;
     };
-    sql.push(" AND ((").push(column).push(", id)").push(beyond).push("(");
+    sql.push(" AND ((")
+        .push(column)
+        .push(", id)")
+        .push(beyond)
+        .push("(");
     match query.sort {
         SortField::Priority => sql.push_bind(key),
         _ => sql.push_bind(stored_time(Timestamp::from_micros(key))),

@@ -25,7 +25,10 @@ pub(super) struct WriteProbe {
 impl WriteProbe {
     /// Not connected.
     pub(super) fn new() -> Self {
-        WriteProbe { connection: Reserved::new(), slot: rand::random_range(0..SLOTS) }
+        WriteProbe {
+            connection: Reserved::new(),
+            slot: rand::random_range(0..SLOTS),
+        }
     }
 
     /// Writes. A connection that fails, or is given up on, is not used again.
@@ -35,7 +38,11 @@ impl WriteProbe {
             None => connect(sessions).await?,
         };
         let slot = self.slot;
-        let probed = sessions.run(&mut connection, async |connection| write(connection, slot).await).await?;
+        let probed = sessions
+            .run(&mut connection, async |connection| {
+                write(connection, slot).await
+            })
+            .await?;
         self.connection.keep(connection);
         Ok(probed)
     }
@@ -43,7 +50,11 @@ impl WriteProbe {
 
 async fn connect(sessions: &Sessions) -> Result<PgConnection, StoreError> {
     let mut connection = sessions.connect().await?;
-    sessions.run(&mut connection, async |connection| check_schema(connection).await).await?;
+    sessions
+        .run(&mut connection, async |connection| {
+            check_schema(connection).await
+        })
+        .await?;
     Ok(connection)
 }
 
@@ -69,7 +80,11 @@ async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, Store
     )
     .fetch_one(connection)
     .await?;
-    Ok(Probed { latency: started.elapsed(), clock_offset_ms: Some(clock_offset_ms), database_id })
+    Ok(Probed {
+        latency: started.elapsed(),
+        clock_offset_ms: Some(clock_offset_ms),
+        database_id,
+    })
 }
 
 /// How far the database's clock is ahead: its time against ours in the middle of the round trip, as NTP does. Asked
@@ -77,12 +92,16 @@ async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, Store
 async fn clock_offset_ms(connection: &mut PgConnection) -> Result<i64, StoreError> {
     let asked_at_us = local_time_us();
     let asked = Instant::now();
-    let theirs = sqlx::query_scalar!("SELECT clock_timestamp() AS \"now!\"").fetch_one(connection).await?;
+    let theirs = sqlx::query_scalar!("SELECT clock_timestamp() AS \"now!\"")
+        .fetch_one(connection)
+        .await?;
     let half_us = i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or(i64::MAX);
     Ok((theirs.timestamp_micros() - asked_at_us.saturating_add(half_us)) / 1000)
 }
 
 fn local_time_us() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
 }

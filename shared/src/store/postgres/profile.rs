@@ -5,7 +5,9 @@
 use serde_json::Value;
 use sqlx::postgres::PgConnection;
 
-use super::values::{columns, field_stamp, field_value, read_stamp, read_user, stored_stamp, unreadable};
+use super::values::{
+    columns, field_stamp, field_value, read_stamp, read_user, stored_stamp, unreadable,
+};
 use crate::domain::profile::{AvatarUrl, Bio, DisplayName, Email, Locale, Preferences, TimeZone};
 use crate::domain::{ProfileState, Register, Row, Stamp, State, UserId};
 
@@ -24,14 +26,24 @@ macro_rules! select_profiles {
 }
 
 /// The profiles of these users, in no particular order.
-pub(super) async fn find(connection: &mut PgConnection, users: &[String]) -> Result<Vec<Row>, sqlx::Error> {
-    let rows = select_profiles!("WHERE id = ANY($1)", users).fetch_all(connection).await?;
+pub(super) async fn find(
+    connection: &mut PgConnection,
+    users: &[String],
+) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = select_profiles!("WHERE id = ANY($1)", users)
+        .fetch_all(connection)
+        .await?;
     rows.into_iter().map(ProfileRow::into_row).collect()
 }
 
 /// The same, locked until the end of the transaction, in order of id, so that two batches never wait for each other.
-pub(super) async fn lock(connection: &mut PgConnection, users: &[String]) -> Result<Vec<Row>, sqlx::Error> {
-    let rows = select_profiles!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", users).fetch_all(connection).await?;
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    users: &[String],
+) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = select_profiles!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", users)
+        .fetch_all(connection)
+        .await?;
     rows.into_iter().map(ProfileRow::into_row).collect()
 }
 
@@ -103,7 +115,10 @@ pub(super) async fn merge(
 }
 
 /// Inserts new profiles. Where one of the users has one it fails with a unique violation.
-pub(super) async fn insert(connection: &mut PgConnection, profiles: &ProfileArrays<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    profiles: &ProfileArrays<'_>,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO users (id, email, display_name, bio, avatar_url, locale, timezone, preferences, created_stamp, \
              deleted_stamp, email_stamp, display_name_stamp, bio_stamp, avatar_url_stamp, locale_stamp, \
@@ -172,7 +187,10 @@ pub(super) async fn insert_if_absent(
 }
 
 /// Sets whole profiles that the transaction has locked.
-pub(super) async fn overwrite(connection: &mut PgConnection, profiles: &ProfileArrays<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn overwrite(
+    connection: &mut PgConnection,
+    profiles: &ProfileArrays<'_>,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE users SET email = new.email, display_name = new.display_name, bio = new.bio, avatar_url = new.avatar_url, \
              locale = new.locale, timezone = new.timezone, preferences = new.preferences::jsonb, created_stamp = \
@@ -236,22 +254,44 @@ impl ProfileRow {
         let owner = read_user(&self.id)?;
         let deleted = read_stamp(self.deleted_stamp);
         if deleted.is_some() {
-            let tombstone = ProfileState { created: read_stamp(self.created_stamp), deleted, ..ProfileState::default() };
-            return Ok(Row { owner, state: State::Profile(tombstone) });
+            let tombstone = ProfileState {
+                created: read_stamp(self.created_stamp),
+                deleted,
+                ..ProfileState::default()
+            };
+            return Ok(Row {
+                owner,
+                state: State::Profile(tombstone),
+            });
         }
         let preferences: Value = serde_json::from_str(&self.preferences).map_err(unreadable)?;
         let profile = ProfileState {
             created: read_stamp(self.created_stamp),
             deleted,
             email: register(self.email.map(Email::from_stored), self.email_stamp),
-            display_name: register(DisplayName::from_stored(self.display_name), self.display_name_stamp),
+            display_name: register(
+                DisplayName::from_stored(self.display_name),
+                self.display_name_stamp,
+            ),
             bio: register(Bio::from_stored(self.bio), self.bio_stamp),
-            avatar_url: register(self.avatar_url.map(AvatarUrl::from_stored), self.avatar_url_stamp),
+            avatar_url: register(
+                self.avatar_url.map(AvatarUrl::from_stored),
+                self.avatar_url_stamp,
+            ),
             locale: register(self.locale.map(Locale::from_stored), self.locale_stamp),
-            timezone: register(self.timezone.map(TimeZone::from_stored), self.timezone_stamp),
-            preferences: register(Preferences::from_stored(&preferences), self.preferences_stamp),
+            timezone: register(
+                self.timezone.map(TimeZone::from_stored),
+                self.timezone_stamp,
+            ),
+            preferences: register(
+                Preferences::from_stored(&preferences),
+                self.preferences_stamp,
+            ),
         };
-        Ok(Row { owner, state: State::Profile(profile) })
+        Ok(Row {
+            owner,
+            state: State::Profile(profile),
+        })
     }
 }
 
@@ -300,7 +340,11 @@ static CLEARED: ProfileState = ProfileState {
 impl<'a> ProfileColumns<'a> {
     /// A state as a row; of a deleted profile only its end is kept.
     pub(super) fn of(user: &'a UserId, profile: &'a ProfileState) -> Self {
-        let fields = if profile.deleted.is_some() { &CLEARED } else { profile };
+        let fields = if profile.deleted.is_some() {
+            &CLEARED
+        } else {
+            profile
+        };
         ProfileColumns {
             id: user.as_str(),
             email: optional(&fields.email).map(Email::as_str),

@@ -6,7 +6,8 @@ use sqlx::postgres::PgConnection;
 
 use super::ledger::{self, Recorded, Wanted};
 use crate::domain::{
-    Idempotency, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection, Timestamp, UserId,
+    Idempotency, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection,
+    Timestamp, UserId,
 };
 
 /// For which operations the ledger is read before they are judged.
@@ -40,7 +41,9 @@ pub(super) enum Recalled {
 impl Lookup {
     fn covers(self, operation: &Operation) -> bool {
         match self {
-            Lookup::Conditional => operation.idempotency.is_some() || operation.precondition.is_some(),
+            Lookup::Conditional => {
+                operation.idempotency.is_some() || operation.precondition.is_some()
+            }
             Lookup::All => operation.leaves_record(),
         }
     }
@@ -54,14 +57,20 @@ impl Recollection {
         lookup: Lookup,
     ) -> Result<Self, sqlx::Error> {
         let mut wanted = Wanted::default();
-        for operation in operations.iter().filter(|operation| lookup.covers(operation)) {
+        for operation in operations
+            .iter()
+            .filter(|operation| lookup.covers(operation))
+        {
             wanted.id(&operation.user_id, operation.id);
             if let Some(idempotency) = &operation.idempotency {
                 wanted.key(&operation.user_id, &idempotency.key);
             }
         }
-        let mut recollection =
-            Recollection { by_id: HashMap::new(), by_key: HashMap::new(), horizon: None };
+        let mut recollection = Recollection {
+            by_id: HashMap::new(),
+            by_key: HashMap::new(),
+            horizon: None,
+        };
         if wanted.is_empty() {
             return Ok(recollection);
         }
@@ -77,24 +86,36 @@ impl Recollection {
     fn keep(&mut self, recorded: Recorded) {
         let user = &recorded.operation.user_id;
         if let Some(idempotency) = &recorded.idempotency {
-            self.by_key.insert((user.clone(), idempotency.key.clone()), recorded.clone());
+            self.by_key
+                .insert((user.clone(), idempotency.key.clone()), recorded.clone());
         }
-        self.by_id.insert((user.clone(), recorded.operation.id), recorded);
+        self.by_id
+            .insert((user.clone(), recorded.operation.id), recorded);
     }
 
     /// What is known of this operation: by its id, else by its key.
     pub(super) fn recall(&self, operation: &Operation) -> Result<Recalled, sqlx::Error> {
         let user = &operation.user_id;
         if let Some(recorded) = self.by_id.get(&(user.clone(), operation.id)) {
-            return Ok(Recalled::Done(recorded.outcome()?, recorded.operation.clone()));
+            return Ok(Recalled::Done(
+                recorded.outcome()?,
+                recorded.operation.clone(),
+            ));
         }
         if let Some(own) = &operation.idempotency
             && let Some(recorded) = self.by_key.get(&(user.clone(), own.key.clone()))
         {
             return recall_by_key(own, recorded);
         }
-        let is_too_old = depends_on_the_past(operation) && self.horizon.is_some_and(|horizon| operation.accepted_at < horizon);
-        Ok(if is_too_old { Recalled::Refused(Rejection::TooOld) } else { Recalled::New })
+        let is_too_old = depends_on_the_past(operation)
+            && self
+                .horizon
+                .is_some_and(|horizon| operation.accepted_at < horizon);
+        Ok(if is_too_old {
+            Recalled::Refused(Rejection::TooOld)
+        } else {
+            Recalled::New
+        })
     }
 }
 
@@ -103,7 +124,10 @@ fn recall_by_key(own: &Idempotency, recorded: &Recorded) -> Result<Recalled, sql
     if first != Some(own.fingerprint) {
         return Ok(Recalled::Refused(Rejection::KeyReused));
     }
-    Ok(Recalled::Done(recorded.outcome()?, recorded.operation.clone()))
+    Ok(Recalled::Done(
+        recorded.outcome()?,
+        recorded.operation.clone(),
+    ))
 }
 
 /// Whether judging it again, after its record was removed, could give another answer than the first time.

@@ -25,7 +25,10 @@ struct Resource {
 impl Resources {
     /// Locks and reads what the operations are about. What isn't there can't be locked: [`Self::write`] fails when
     /// another transaction makes it meanwhile.
-    pub(super) async fn lock(connection: &mut PgConnection, operations: &[Operation]) -> Result<Self, sqlx::Error> {
+    pub(super) async fn lock(
+        connection: &mut PgConnection,
+        operations: &[Operation],
+    ) -> Result<Self, sqlx::Error> {
         let mut tasks: Vec<Uuid> = Vec::with_capacity(operations.len());
         let mut users: Vec<String> = Vec::new();
         for operation in operations {
@@ -50,7 +53,14 @@ impl Resources {
     }
 
     fn keep(&mut self, key: ResourceKey, row: Row) {
-        self.by_key.insert(key, Resource { row: Some(row), is_stored: true, is_changed: false });
+        self.by_key.insert(
+            key,
+            Resource {
+                row: Some(row),
+                is_stored: true,
+                is_changed: false,
+            },
+        );
     }
 
     /// Judges an operation, and merges it unless it is refused: also one that comes too late to set a field may
@@ -69,7 +79,10 @@ impl Resources {
                 state.merge(&state.clone());
             }
             if current != Some(&state) {
-                resource.row = Some(Row { owner: operation.user_id.clone(), state });
+                resource.row = Some(Row {
+                    owner: operation.user_id.clone(),
+                    state,
+                });
                 resource.is_changed = true;
             }
         }
@@ -89,7 +102,8 @@ impl Resources {
         // Any order will do if it is the same in every transaction, so that inserts never wait in a circle. By owner
         // comes cheapest: neighbours go to the same pages of an index that begins with the owner.
         changed.sort_unstable_by_key(|changed| (&changed.row.owner, changed.key));
-        let (stored, new): (Vec<_>, Vec<_>) = changed.into_iter().partition(|changed| changed.is_stored);
+        let (stored, new): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|changed| changed.is_stored);
         let (new, stored) = (Arrays::of(new), Arrays::of(stored));
         if !new.tasks.is_empty() {
             task::insert(connection, &new.tasks).await?;
@@ -117,7 +131,11 @@ struct Changed<'a> {
 impl<'a> Changed<'a> {
     fn of((key, resource): (&'a ResourceKey, &'a Resource)) -> Option<Self> {
         let row = resource.row.as_ref().filter(|_| resource.is_changed)?;
-        Some(Changed { key, row, is_stored: resource.is_stored })
+        Some(Changed {
+            key,
+            row,
+            is_stored: resource.is_stored,
+        })
     }
 }
 
@@ -136,7 +154,9 @@ impl<'a> Arrays<'a> {
                 (ResourceKey::Task(id), State::Task(task)) => {
                     arrays.tasks.push(TaskColumns::of(*id, &row.owner, task));
                 }
-                (_, State::Profile(profile)) => arrays.profiles.push(ProfileColumns::of(&row.owner, profile)),
+                (_, State::Profile(profile)) => arrays
+                    .profiles
+                    .push(ProfileColumns::of(&row.owner, profile)),
                 (_, State::Task(_)) => {}
             }
         }

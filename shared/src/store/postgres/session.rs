@@ -13,8 +13,12 @@ use crate::store::{FailureClass, StoreError};
 
 /// All statements reach rows by key. Their plans are cached, perhaps while the tables are still empty; and a scan or
 /// a hash join, which is the better plan for ten rows, would later read millions for each batch.
-const PLAN_SETTINGS: [(&str, &str); 4] =
-    [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
+const PLAN_SETTINGS: [(&str, &str); 4] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +75,18 @@ impl Sessions {
         };
         let settings = settings(timeouts);
         if config.statement_cache > 0 {
-            return Sessions { options: options.options(settings), timeouts, prologue: None };
+            return Sessions {
+                options: options.options(settings),
+                timeouts,
+                prologue: None,
+            };
         }
         let prologue = Some(prologue(&settings));
-        Sessions { options: options.extra_float_digits(None), timeouts, prologue }
+        Sessions {
+            options: options.extra_float_digits(None),
+            timeouts,
+            prologue,
+        }
     }
 
     /// A session for work that takes as long as it takes, such as building an index.
@@ -92,8 +104,12 @@ impl Sessions {
         connection: &mut PgConnection,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Some(prologue) = &self.prologue else { return work(connection).await };
-        let mut transaction = connection.begin_with(AssertSqlSafe(prologue.clone())).await?;
+        let Some(prologue) = &self.prologue else {
+            return work(connection).await;
+        };
+        let mut transaction = connection
+            .begin_with(AssertSqlSafe(prologue.clone()))
+            .await?;
         let ended = work(&mut transaction).await;
         match &ended {
             Ok(_) => transaction.commit().await?,
@@ -112,16 +128,21 @@ impl Connector for Sessions {
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         let attempt = async {
             let mut connection = self.options.connect().await?;
-            let answer = connection.fetch_one(sqlx::raw_sql("SELECT pg_is_in_recovery()")).await?;
+            let answer = connection
+                .fetch_one(sqlx::raw_sql("SELECT pg_is_in_recovery()"))
+                .await?;
             Ok((connection, answer.try_get(0)?))
         };
         let late = |_| StoreError::connection_late(Self::STORE);
-        let connected = timeout(self.timeouts.connect, attempt).await.map_err(late)?;
+        let connected = timeout(self.timeouts.connect, attempt)
+            .await
+            .map_err(late)?;
         match connected.map_err(|error| classify(error, Phase::Connecting))? {
             (connection, false) => Ok(connection),
-            (_, true) => {
-                Err(StoreError::new(FailureClass::Unavailable, "postgres takes no writes: it is a standby"))
-            }
+            (_, true) => Err(StoreError::new(
+                FailureClass::Unavailable,
+                "postgres takes no writes: it is a standby",
+            )),
         }
     }
 
@@ -132,14 +153,22 @@ impl Connector for Sessions {
 
 fn settings(timeouts: Timeouts) -> Vec<(&'static str, String)> {
     let milliseconds = |time: Duration| time.as_millis().max(1).to_string();
-    let limits =
-        [("statement_timeout", milliseconds(timeouts.statement)), ("lock_timeout", milliseconds(timeouts.lock))];
-    limits.into_iter().chain(PLAN_SETTINGS.map(|(name, value)| (name, value.to_owned()))).collect()
+    let limits = [
+        ("statement_timeout", milliseconds(timeouts.statement)),
+        ("lock_timeout", milliseconds(timeouts.lock)),
+    ];
+    limits
+        .into_iter()
+        .chain(PLAN_SETTINGS.map(|(name, value)| (name, value.to_owned())))
+        .collect()
 }
 
 /// One round trip. First go the statements that others left on the server's connection, under names that this call
 /// will use too.
 fn prologue(settings: &[(&'static str, String)]) -> String {
-    let settings: String = settings.iter().map(|(name, value)| format!("; SET LOCAL {name} = {value}")).collect();
+    let settings: String = settings
+        .iter()
+        .map(|(name, value)| format!("; SET LOCAL {name} = {value}"))
+        .collect();
     format!("BEGIN; DEALLOCATE ALL{settings}")
 }

@@ -7,9 +7,13 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::values::{columns, field_stamp, field_value, read_stamp, read_user, stored_stamp, stored_time, unreadable};
+use super::values::{
+    columns, field_stamp, field_value, read_stamp, read_user, stored_stamp, stored_time, unreadable,
+};
 use crate::domain::task::{Description, Tags, Title};
-use crate::domain::{Priority, Register, Row, Stamp, State, Status, TaskId, TaskState, Timestamp, UserId};
+use crate::domain::{
+    Priority, Register, Row, Stamp, State, Status, TaskId, TaskState, Timestamp, UserId,
+};
 
 /// Reads tasks: `SELECT` of all columns, and the rest of the statement.
 macro_rules! select_tasks {
@@ -25,14 +29,24 @@ macro_rules! select_tasks {
 }
 
 /// The tasks with these ids, whoever's, tombstones included; in no particular order.
-pub(super) async fn find(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(TaskId, Row)>, sqlx::Error> {
-    let rows = select_tasks!("WHERE id = ANY($1)", ids).fetch_all(connection).await?;
+pub(super) async fn find(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<(TaskId, Row)>, sqlx::Error> {
+    let rows = select_tasks!("WHERE id = ANY($1)", ids)
+        .fetch_all(connection)
+        .await?;
     rows.into_iter().map(TaskRow::into_row).collect()
 }
 
 /// The same, locked until the end of the transaction, in order of id, so that two batches never wait for each other.
-pub(super) async fn lock(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(TaskId, Row)>, sqlx::Error> {
-    let rows = select_tasks!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", ids).fetch_all(connection).await?;
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<(TaskId, Row)>, sqlx::Error> {
+    let rows = select_tasks!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", ids)
+        .fetch_all(connection)
+        .await?;
     rows.into_iter().map(TaskRow::into_row).collect()
 }
 
@@ -123,7 +137,10 @@ pub(super) async fn delete(
 
 /// Inserts new tasks. Where one of the ids is taken it fails with a unique violation: `ON CONFLICT DO NOTHING` would
 /// cost half as much again for each row.
-pub(super) async fn insert(connection: &mut PgConnection, tasks: &TaskArrays<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    tasks: &TaskArrays<'_>,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO tasks (id, user_id, title, description, status, priority, due_at, tags, created_stamp, \
              deleted_stamp, title_stamp, description_stamp, status_stamp, priority_stamp, due_at_stamp, tags_stamp) \
@@ -154,7 +171,10 @@ pub(super) async fn insert(connection: &mut PgConnection, tasks: &TaskArrays<'_>
 }
 
 /// Sets whole tasks that the transaction has locked. Owners stay.
-pub(super) async fn overwrite(connection: &mut PgConnection, tasks: &TaskArrays<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn overwrite(
+    connection: &mut PgConnection,
+    tasks: &TaskArrays<'_>,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE tasks SET title = new.title, description = new.description, status = new.status, \
              priority = new.priority, due_at = new.due_at, tags = new.tags::text[], \
@@ -226,7 +246,10 @@ impl TaskRow {
             created: read_stamp(self.created_stamp),
             deleted: read_stamp(self.deleted_stamp),
             title: register(Title::from_stored(self.title), self.title_stamp),
-            description: register(Description::from_stored(self.description), self.description_stamp),
+            description: register(
+                Description::from_stored(self.description),
+                self.description_stamp,
+            ),
             status: register(status, self.status_stamp),
             priority: register(priority, self.priority_stamp),
             due_at: register(self.due_at.map(Timestamp::from), self.due_at_stamp),
@@ -238,7 +261,13 @@ impl TaskRow {
     fn into_row(self) -> Result<(TaskId, Row), sqlx::Error> {
         let owner = read_user(&self.user_id)?;
         let (id, task) = self.into_state()?;
-        Ok((id, Row { owner, state: State::Task(task) }))
+        Ok((
+            id,
+            Row {
+                owner,
+                state: State::Task(task),
+            },
+        ))
     }
 }
 
@@ -281,15 +310,26 @@ static CLEARED: TaskState = TaskState {
 impl<'a> TaskColumns<'a> {
     /// A state as a row; of a deleted task only its end is kept.
     pub(super) fn of(id: TaskId, owner: &'a UserId, task: &'a TaskState) -> Self {
-        let fields = if task.deleted.is_some() { &CLEARED } else { task };
+        let fields = if task.deleted.is_some() {
+            &CLEARED
+        } else {
+            task
+        };
         let due_at = field_value(&fields.due_at).copied().flatten();
         TaskColumns {
             id: id.as_uuid(),
             user_id: owner.as_str(),
             title: field_value(&fields.title).map_or("", Title::as_str),
             description: field_value(&fields.description).map_or("", Description::as_str),
-            status: field_value(&fields.status).copied().unwrap_or_default().as_str(),
-            priority: field_value(&fields.priority).copied().unwrap_or_default().number().into(),
+            status: field_value(&fields.status)
+                .copied()
+                .unwrap_or_default()
+                .as_str(),
+            priority: field_value(&fields.priority)
+                .copied()
+                .unwrap_or_default()
+                .number()
+                .into(),
             due_at: due_at.map(stored_time),
             tags: array_literal(field_value(&fields.tags).map_or(&[], Tags::as_slice)),
             created_stamp: stored_stamp(task.created),

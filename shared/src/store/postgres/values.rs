@@ -5,11 +5,14 @@ use chrono::{DateTime, Utc};
 use crate::domain::{Register, Stamp, Timestamp, UserId};
 
 /// The years 0 to 9999, which RFC 3339 can write: whatever lies outside came from a hand-made cursor.
-const STORABLE_MICROS: std::ops::RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
+const STORABLE_MICROS: std::ops::RangeInclusive<i64> =
+    -62_167_219_200_000_000..=253_402_300_799_999_999;
 
 /// A time as a column holds it; one outside the years 0 to 9999 becomes the nearest within.
 pub(super) fn stored_time(time: Timestamp) -> DateTime<Utc> {
-    let micros = time.as_micros().clamp(*STORABLE_MICROS.start(), *STORABLE_MICROS.end());
+    let micros = time
+        .as_micros()
+        .clamp(*STORABLE_MICROS.start(), *STORABLE_MICROS.end());
     Timestamp::from_micros(micros).to_datetime()
 }
 
