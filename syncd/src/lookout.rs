@@ -23,6 +23,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it takes the whole picture although nothing was counted: the age of the oldest item grows by itself.
 const PICTURE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long it leaves a buffer alone that it couldn't read: each look opens the file anew.
+const BLIND_PAUSE: Duration = Duration::from_secs(1);
+
 /// The lookout.
 pub struct Lookout {
     buffer: Buffer,
@@ -31,6 +34,7 @@ pub struct Lookout {
     pulse: Option<Pulse>,
     last: Counters,
     pictured_at: Option<Instant>,
+    blind_until: Option<Instant>,
 }
 
 impl Lookout {
@@ -49,6 +53,7 @@ impl Lookout {
             pulse,
             last: Counters::default(),
             pictured_at: None,
+            blind_until: None,
         }
     }
 
@@ -70,8 +75,10 @@ impl Lookout {
     }
 
     async fn look(&mut self) {
-        if let Err(error) = self.look_at_buffer().await {
+        let is_blind = self.blind_until.is_some_and(|until| Instant::now() < until);
+        if !is_blind && let Err(error) = self.look_at_buffer().await {
             self.board.see_buffer(Err(error.to_string()));
+            self.blind_until = Some(Instant::now() + BLIND_PAUSE);
         }
         let report = self.board.report();
         metrics::show_pace(report.per_second(), report.eta());

@@ -156,7 +156,7 @@ async fn a_deployment_that_cannot_work_is_systemic() -> Result<()> {
     let operation = create(&some_user(), TaskId::generate(), 1);
     let nowhere = support::store(&fixture.server.url("nowhere"), hasty());
     assert_failed(
-        nowhere.apply(&[operation.clone()]).await,
+        nowhere.apply(std::slice::from_ref(&operation)).await,
         FailureClass::Systemic,
         Some("3D000"),
     );
@@ -166,14 +166,14 @@ async fn a_deployment_that_cannot_work_is_systemic() -> Result<()> {
         hasty(),
     );
     assert_failed(
-        stranger.apply(&[operation.clone()]).await,
+        stranger.apply(std::slice::from_ref(&operation)).await,
         FailureClass::Systemic,
         Some("28000"),
     );
     let mut admin = fixture.server.connect_admin(DATABASE).await?;
     admin.execute("ALTER TABLE tasks OWNER TO postgres").await?;
     assert_failed(
-        fixture.store.apply(&[operation.clone()]).await,
+        fixture.store.apply(std::slice::from_ref(&operation)).await,
         FailureClass::Systemic,
         Some("42501"),
     );
@@ -391,7 +391,7 @@ async fn an_answer_that_got_lost_leaves_the_outcome_unknown_and_a_repeat_harmles
     proxy.set(Flow::HalfOpen).await?;
     let lost = create(&user, id, 2);
     let error = assert_failed(
-        store.apply(&[lost.clone()]).await,
+        store.apply(std::slice::from_ref(&lost)).await,
         FailureClass::Unavailable,
         None,
     );
