@@ -156,6 +156,11 @@ fn settings(timeouts: Timeouts) -> Vec<(&'static str, String)> {
     let limits = [
         ("statement_timeout", milliseconds(timeouts.statement)),
         ("lock_timeout", milliseconds(timeouts.lock)),
+        // Of a client that vanished in the middle of a transaction, the server keeps no locks for longer.
+        (
+            "idle_in_transaction_session_timeout",
+            milliseconds(timeouts.call),
+        ),
     ];
     limits
         .into_iter()
