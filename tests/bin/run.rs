@@ -309,7 +309,7 @@ impl Settings {
         };
         Ok(format!(
             "\nHoldfast runs ({mode}).\n  \
-             API     http://{api}  (described at /docs)\n  \
+             API     http://{api}\n  \
              syncd   {syncd}  (status page)\n  \
              buffer  {buffer}\n\n\
              {token}\n\n{}\n\

@@ -6,6 +6,8 @@ mod failures;
 mod health;
 mod list;
 mod operations;
+mod outages;
 mod redis;
 mod schema;
+mod stories;
 mod support;

@@ -15,7 +15,7 @@ use holdfast_tests::{FaultProxy, Flow};
 use crate::support::some_user;
 
 const TIMEOUT: Duration = Duration::from_millis(750);
-const SLACK: Duration = Duration::from_millis(500);
+const SLACK: Duration = Duration::from_secs(1);
 
 struct Fixture {
     server: holdfast_tests::Redis,

@@ -7,6 +7,10 @@
 //!
 //! Transactions at the same time are let run, and the loser of a race starts again: where a row appeared that wasn't
 //! there to be locked, and where the ledger has meanwhile (or had before) a record of the same id or key.
+//!
+//! Measured against a bare `COPY` into the same table (PostgreSQL 15, two busy cores, tasks of 300 bytes, 100 users):
+//! 0.4 to 0.5 of its rate in batches of 500, 0.45 to 0.6 in batches of 2000, the ledger included, which is a third
+//! of the server's work.
 
 use std::collections::HashSet;
 
@@ -19,8 +23,8 @@ use super::recall::{Lookup, Recalled, Recollection};
 use super::resources::Resources;
 use super::{profile, task};
 use crate::domain::{
-    Body, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection, Row, State,
-    UserId,
+    Body, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection, Row, Stamp,
+    State, UserId,
 };
 use crate::store::{FailureClass, StoreError};
 
@@ -82,29 +86,34 @@ async fn merge_alone(
         return Ok(None);
     }
     let owner = &operation.user_id;
-    let merged = match (
-        &operation.body,
-        operation.change().and_then(|change| change.deleted()),
-    ) {
-        (Body::Task { id, change }, None) => task::merge(connection, *id, owner, change).await?,
-        (Body::Task { id, change }, Some(deleted)) if change.created.is_none() => {
-            task::delete(connection, *id, owner, deleted).await?
-        }
-        (Body::Profile { change, provision }, None) => {
+    let merged = match &operation.body {
+        Body::Task { id, change } => match change.deleted {
+            None => task::merge(connection, *id, owner, change).await?,
+            Some(deleted) if change.created.is_none() => {
+                task::delete(connection, *id, owner, deleted).await?
+            }
+            Some(_) => None,
+        },
+        // One that sets nothing may still make the profile; the stamps of a row don't tell whether it did.
+        Body::Profile { change, provision }
+            if change.deleted.is_none() && change.field_stamps().any(Stamp::is_set) =>
+        {
             let mut first = provision.clone();
             first.merge(change);
             profile::merge(connection, owner, &first, change).await?
         }
-        _ => None,
+        Body::Profile { .. } | Body::Session(_) => None,
     };
     Ok(merged.map(|row| answer_merged(operation, row)))
 }
 
 /// After a merge a field has the operation's stamp exactly where the operation was the newest.
 fn answer_merged(operation: &Operation, row: Row) -> Applied {
-    let advanced = operation
-        .change()
-        .is_some_and(|change| change.advances(&row.state));
+    let advanced = match (&operation.body, &row.state) {
+        (Body::Task { change, .. }, State::Task(task)) => change.advances(task),
+        (Body::Profile { change, .. }, State::Profile(profile)) => change.advances(profile),
+        _ => false,
+    };
     let applied = advanced || row.state.deleted().is_some();
     let outcome = if applied {
         Outcome::Applied
@@ -242,9 +251,7 @@ fn made(operation: &Operation, state: &State) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        Idempotency, Kind, Precondition, Priority, Stamp, TaskId, TaskState, Timestamp,
-    };
+    use crate::domain::{Idempotency, Kind, Precondition, Priority, TaskId, TaskState, Timestamp};
 
     fn operation(id: OperationId, key: Option<&str>) -> Operation {
         Operation {

@@ -16,6 +16,11 @@ const CHANGED_UNDER_STATEMENT: &str = "0A000";
 const MEANINGS: &[(&str, FailureClass, &str)] = &[
     ("08", Unavailable, "the connection to postgres failed"),
     (
+        "25P03",
+        Unavailable,
+        "postgres ended a session that this process had left alone",
+    ),
+    (
         "25006",
         Unavailable,
         "postgres takes no writes: it is a standby, or set to read-only",
@@ -142,7 +147,7 @@ mod tests {
         let expected = [
             (
                 Unavailable,
-                "08000 08006 53100 53300 57P01 57P02 57P03 25006 58030",
+                "08000 08006 53100 53300 57P01 57P02 57P03 25006 25P03 58030",
             ),
             (Contended, "40001 40P01 55P03 57014 0A000"),
             (Systemic, "42P01 42703 42501 28P01 28000 3D000 26000"),
