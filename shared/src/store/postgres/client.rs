@@ -240,7 +240,8 @@ impl Postgres {
 
     /// Brings the schema up to this binary's, waiting while another process does the same. The only call that isn't
     /// bounded in time, since building an index takes what it takes; it gives up after a minute on a lock that isn't
-    /// free.
+    /// free. It has to reach PostgreSQL itself: a pooler that shares connections by transaction can't hold the lock
+    /// that keeps a second run out.
     ///
     /// # Errors
     /// The migration that failed is not applied; those before it are.
