@@ -91,7 +91,7 @@ impl<'g> Gathering<'g> {
             self.batch.items.push(Queued {
                 place,
                 checksum: checksum(bytes),
-                item,
+                item: Box::new(item),
             });
         }
     }

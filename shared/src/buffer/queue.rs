@@ -62,8 +62,8 @@ pub struct Queued {
     pub place: Place,
     /// The checksum it had: an item that has changed since is not the one that was applied.
     pub checksum: u32,
-    /// What it holds.
-    pub item: Item,
+    /// What it holds. Boxed, as a batch hands its items on from step to step.
+    pub item: Box<Item>,
 }
 
 /// One item's verdict.
@@ -224,7 +224,7 @@ pub(super) fn whole(place: Place, bytes: &[u8]) -> Option<Queued> {
         Decoded::Whole(item) => Some(Queued {
             place,
             checksum: checksum(bytes),
-            item,
+            item: Box::new(item),
         }),
         Decoded::Damaged | Decoded::Newer => None,
     }
@@ -292,7 +292,7 @@ fn store_folded(
         transaction.counters.accepted += 1;
         return Ok(());
     };
-    let mut item = queued.item;
+    let mut item = *queued.item;
     item.operation.stamp = operation.stamp;
     item.operation.kind = if operation.kind == Kind::Delete {
         Kind::Delete
@@ -410,7 +410,7 @@ fn carry_out(
             bury(
                 transaction,
                 &DeadLetter {
-                    item,
+                    item: *item,
                     reason,
                     died_at: now,
                 },

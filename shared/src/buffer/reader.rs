@@ -372,7 +372,7 @@ fn version_from(bytes: &[u8]) -> u64 {
 
 /// Merges what waits for a resource into what will be; `None` when nothing of this user's waits.
 fn view_of(user: &UserId, items: Vec<Queued>) -> Option<PendingView> {
-    let mut operations: Vec<Item> = items.into_iter().map(|queued| queued.item).collect();
+    let mut operations: Vec<Item> = items.into_iter().map(|queued| *queued.item).collect();
     operations.retain(|item| item.operation.user_id == *user);
     let mut states = operations.iter().filter_map(|item| item.base.clone());
     let mut state = states.next();

@@ -202,7 +202,7 @@ impl Snap<'_> {
         };
         let queued = self.at(place)?;
         Ok(queued
-            .map(|queued| queued.item)
+            .map(|queued| *queued.item)
             .filter(|item| item.operation.id == id))
     }
 

@@ -166,13 +166,37 @@ impl Operation {
         }
     }
 
+    /// Whether it makes its row where there is none.
+    pub fn makes_row(&self) -> bool {
+        match &self.body {
+            Body::Task { change, .. } => change.created.is_some(),
+            Body::Profile { .. } => true,
+            Body::Session(_) => false,
+        }
+    }
+
+    /// The stamp with which it deletes its resource, if it does.
+    pub fn deletes(&self) -> Option<Stamp> {
+        match &self.body {
+            Body::Task { change, .. } => change.deleted,
+            Body::Profile { change, .. } => change.deleted,
+            Body::Session(_) => None,
+        }
+    }
+
+    /// Whether some field it sets is, or already was, newer than in `current`.
+    fn advances(&self, current: &State) -> bool {
+        match (&self.body, current) {
+            (Body::Task { change, .. }, State::Task(task)) => change.advances(task),
+            (Body::Profile { change, .. }, State::Profile(profile)) => change.advances(profile),
+            _ => false,
+        }
+    }
+
     /// The row it makes where there is none; `None` when it needs one to be there.
     pub fn initial(&self) -> Option<State> {
         match &self.body {
-            Body::Task { change, .. } => change
-                .created
-                .is_some()
-                .then(|| State::Task(change.clone())),
+            Body::Task { change, .. } => self.makes_row().then(|| State::Task(change.clone())),
             Body::Profile { change, provision } => {
                 let mut first = (**provision).clone();
                 first.merge(change);
@@ -190,8 +214,16 @@ impl Operation {
             return self.initial();
         };
         let mut merged = current.clone();
-        if let Some(change) = self.change().filter(|_| current.deleted().is_none()) {
-            merged.merge(&change);
+        if current.deleted().is_some() {
+            return Some(merged);
+        }
+        match (&self.body, &mut merged) {
+            (Body::Task { change, .. }, State::Task(task)) => task.merge(change),
+            (Body::Profile { change, .. }, State::Profile(profile)) => profile.merge(change),
+            _ => debug_assert!(
+                matches!(self.body, Body::Session(_)),
+                "records of two kinds under one key"
+            ),
         }
         Some(merged)
     }
@@ -324,11 +356,10 @@ pub fn judge(operation: &Operation, current: Option<&Row>) -> Outcome {
     if !holds(operation.precondition.as_ref(), &row.state) {
         return Outcome::Rejected(Rejection::PreconditionFailed);
     }
-    match operation.change() {
-        Some(change) if change.deleted().is_some() || change.advances(&row.state) => {
-            Outcome::Applied
-        }
-        _ => Outcome::Superseded,
+    if operation.deletes().is_some() || operation.advances(&row.state) {
+        Outcome::Applied
+    } else {
+        Outcome::Superseded
     }
 }
 
@@ -337,14 +368,13 @@ fn judge_without_row(operation: &Operation) -> Outcome {
         Some(Precondition::Match(_) | Precondition::Exists) => {
             Outcome::Rejected(Rejection::PreconditionFailed)
         }
-        _ if operation.initial().is_some() => Outcome::Applied,
+        _ if operation.makes_row() => Outcome::Applied,
         _ => Outcome::Rejected(Rejection::NotFound),
     }
 }
 
 fn judge_deleted(operation: &Operation, deleted: Stamp) -> Outcome {
-    let deletes = operation.change().and_then(|change| change.deleted());
-    match deletes {
+    match operation.deletes() {
         Some(stamp) if stamp == deleted => Outcome::Applied,
         Some(_) => Outcome::Superseded,
         None => Outcome::Rejected(Rejection::Deleted),

@@ -140,13 +140,14 @@ impl Trial {
 
     /// Tries one part.
     async fn hear<S: Sink>(&mut self, sink: &S, part: Vec<usize>) {
-        let operations: Vec<Operation> = part
+        let operations: Vec<&Operation> = part
             .iter()
             .filter_map(|position| self.items[*position].as_ref())
-            .map(|queued| queued.item.operation.clone())
+            .map(|queued| &queued.item.operation)
             .collect();
         let began = Instant::now();
-        match sink.apply(&operations).await {
+        let answered = sink.apply(&operations).await;
+        match answered {
             Ok(outcomes) => self.note_answers(&part, outcomes, began.elapsed()),
             Err(error) => match error.class() {
                 FailureClass::Unavailable => self.judgement.obstacle = Some(Obstacle::Away),

@@ -5,6 +5,8 @@
 //! that stays queued, so nothing is applied twice in a row or out of order. A crash in between replays the batch, which
 //! changes nothing: the store knows the operations' ids.
 //!
+//! While a batch is applied, the next one is read; it is used if nothing of this one stays queued.
+//!
 //! No step waits for anything but the store and the buffer, and each says how it ended; when to take the next one is
 //! the worker's business.
 
@@ -71,6 +73,8 @@ pub struct Drain<S> {
     suspicion: Suspicion<Refused>,
     orphans: Orphans,
     settling: Option<Settling>,
+    /// The next batch, on its way while nothing stands in the way of any resource.
+    ahead: Option<JoinHandle<Result<Batch, BufferError>>>,
     settled: SettleReport,
     newer_noted: bool,
 }
@@ -105,6 +109,7 @@ impl<S: Sink> Drain<S> {
             suspicion: Suspicion::default(),
             orphans: Orphans::default(),
             settling: None,
+            ahead: None,
             settled: SettleReport::default(),
             newer_noted: false,
         }
@@ -181,6 +186,7 @@ impl<S: Sink> Drain<S> {
     /// When the buffer can't be settled. The items stay queued.
     pub async fn work(&mut self, items: Vec<Queued>) -> Result<Step, BufferError> {
         let read = items.len();
+        let ahead = self.read_ahead(&items);
         let (mut settlements, items) = self.part_orphans(items);
         let retried = self.retried.take();
         let retried = retried.filter(|retried| self.has_turn(retried, &items));
@@ -188,9 +194,35 @@ impl<S: Sink> Drain<S> {
         self.learn_speed(&judgement, read);
         self.park(&judgement.contended);
         let obstacle = judgement.obstacle.clone();
+        let all_answered = judgement.refused.is_empty() && judgement.contended.is_empty();
         let ruling = self.weigh(judgement, &mut settlements);
+        let all_end = all_answered && !settlements.iter().any(stays_queued);
         self.begin_settling(settlements).await?;
-        self.next_after(obstacle, ruling).await
+        let step = self.next_after(obstacle, ruling).await?;
+        self.ahead = ahead.filter(|_| all_end && step == Step::Advanced);
+        Ok(step)
+    }
+
+    /// Begins to read what comes after `items`, unless resources are put off or suspected: which, these decide.
+    fn read_ahead(&self, items: &[Queued]) -> Option<JoinHandle<Result<Batch, BufferError>>> {
+        if !self.parking.is_empty() || !self.suspicion.is_calm() {
+            return None;
+        }
+        let mut skip = self.settling_now();
+        skip.places.extend(items.iter().map(|queued| queued.place));
+        let (lane, limit, now) = (self.lane, self.size.get(), self.buffer.clock().now());
+        let buffer = self.buffer.clone();
+        let reading = async move {
+            buffer
+                .read(move |reader| reader.next_batch(lane, limit, &skip, now))
+                .await
+        };
+        Some(tokio::spawn(reading))
+    }
+
+    fn settling_now(&self) -> Skip {
+        let settling = self.settling.as_ref();
+        settling.map_or_else(Skip::default, |settling| settling.skip.clone())
     }
 
     /// Waits until what was decided is settled.
@@ -223,16 +255,18 @@ impl<S: Sink> Drain<S> {
     }
 
     async fn next_batch(&mut self) -> Result<Batch, BufferError> {
+        if let Some(ahead) = self.ahead.take() {
+            let batch = ahead.await.unwrap_or(Err(BufferError::Closed))?;
+            if !batch.items.is_empty() {
+                return self.sort_out(batch).await;
+            }
+        }
         let limit = if self.suspicion.wants_second_opinion() {
             self.size.first()
         } else {
             self.size.get()
         };
-        let mut skip = self
-            .settling
-            .as_ref()
-            .map(|settling| settling.skip.clone())
-            .unwrap_or_default();
+        let mut skip = self.settling_now();
         let turn = self.parking.turn(Instant::now());
         skip.resources.extend(turn.skipped);
         skip.resources.extend(self.suspicion.skipped().cloned());
@@ -246,6 +280,11 @@ impl<S: Sink> Drain<S> {
             turn.next_due.map(|until| timestamp_of(until, now)),
         );
         self.retried = turn.chosen;
+        self.sort_out(batch).await
+    }
+
+    /// Sees to what can't be applied.
+    async fn sort_out(&mut self, mut batch: Batch) -> Result<Batch, BufferError> {
         self.set_damaged_aside(std::mem::take(&mut batch.damaged))
             .await?;
         self.note_newer(batch.newer);
@@ -396,6 +435,7 @@ impl<S: Sink> Drain<S> {
     /// Ends a cycle early: nobody is guilty of anything that can't be proven now.
     async fn stop(&mut self, step: Step) -> Result<Step, BufferError> {
         self.suspicion.acquit();
+        self.ahead = None;
         self.finish_settling().await?;
         Ok(step)
     }
@@ -473,7 +513,6 @@ impl<S: Sink> Drain<S> {
 /// What the next batch leaves out while these are being settled: the items themselves, and every item of a resource
 /// that keeps one of them queued.
 fn left_out(settlements: &[Settlement]) -> Skip {
-    let stays = |settlement: &&Settlement| matches!(settlement.verdict, Verdict::Retry { .. });
     Skip {
         places: settlements
             .iter()
@@ -481,10 +520,14 @@ fn left_out(settlements: &[Settlement]) -> Skip {
             .collect(),
         resources: settlements
             .iter()
-            .filter(stays)
+            .filter(|settlement| stays_queued(settlement))
             .map(|settlement| resource(&settlement.queued))
             .collect(),
     }
+}
+
+fn stays_queued(settlement: &Settlement) -> bool {
+    matches!(settlement.verdict, Verdict::Retry { .. })
 }
 
 fn all_failed(last: Option<Refused>) -> Trouble {

@@ -69,6 +69,11 @@ impl Parking {
         }
     }
 
+    /// Whether nothing is parked.
+    pub fn is_empty(&self) -> bool {
+        self.parked.is_empty()
+    }
+
     /// Forgets all: after an outage nothing of it is true any more.
     pub fn clear(&mut self) {
         self.parked.clear();

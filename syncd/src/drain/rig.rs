@@ -46,7 +46,7 @@ impl FakeStore {
 }
 
 impl Sink for FakeStore {
-    async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+    async fn apply(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
         let mut script = self.script();
         script.batches.push(operations.len());
         let bad = operations

@@ -16,7 +16,7 @@ pub trait Sink: Send + Sync + 'static {
     /// has been reported to whoever watches it.
     fn apply(
         &self,
-        operations: &[Operation],
+        operations: &[&Operation],
     ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
 
     /// What is thought of the store now.
@@ -73,12 +73,9 @@ impl PostgresSink {
 }
 
 impl Sink for PostgresSink {
-    async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let applied = while_up(&self.health, self.store.apply(operations)).await?;
-        answers(
-            applied.into_iter().map(|applied| applied.outcome).collect(),
-            operations.len(),
-        )
+    async fn apply(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
+        let outcomes = while_up(&self.health, self.store.apply_batch(operations)).await?;
+        answers(outcomes, operations.len())
     }
 
     fn standing(&self) -> Standing {
@@ -141,9 +138,11 @@ impl RedisSink {
 }
 
 impl Sink for RedisSink {
-    async fn apply(&self, operations: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let revocations: Vec<(UserId, Revocation)> =
-            operations.iter().filter_map(revocation).collect();
+    async fn apply(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
+        let revocations: Vec<(UserId, Revocation)> = operations
+            .iter()
+            .filter_map(|operation| revocation(operation))
+            .collect();
         while_up(&self.health, self.store.revoke(&revocations)).await?;
         Ok(vec![Outcome::Applied; operations.len()])
     }

@@ -72,6 +72,11 @@ impl<T> Suspicion<T> {
         }
     }
 
+    /// Whether nothing is suspected, and nothing has to be looked at again.
+    pub fn is_calm(&self) -> bool {
+        self.suspects.is_empty() && self.doubted.is_empty() && self.accused.is_empty()
+    }
+
     /// Whether the next batch is the one that decides, and so should be small.
     pub fn wants_second_opinion(&self) -> bool {
         self.second_opinion

@@ -104,7 +104,7 @@ impl Rig {
             .buffer
             .read(|reader| reader.list_items(Lane::Postgres, 10_000))
             .await?;
-        Ok(items.into_iter().map(|queued| queued.item).collect())
+        Ok(items.into_iter().map(|queued| *queued.item).collect())
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetter>, Box<dyn std::error::Error>> {

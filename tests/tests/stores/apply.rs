@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use holdfast_shared::domain::{
-    IdempotencyKey, OperationState, Outcome, Precondition, ProfileState, Rejection, Stamp, State,
-    Status, TaskId, TaskState,
+    IdempotencyKey, Operation, OperationState, Outcome, Precondition, ProfileState, Rejection,
+    Stamp, State, Status, TaskId, TaskState,
 };
 use sqlx::Row as _;
 
@@ -243,7 +243,7 @@ async fn a_slice_sees_its_own_writes_in_order() -> Result<()> {
         [false, true, false, true, false, true, false, false]
     );
     assert_eq!(fixture.store.count_applied_operations().await?, 7);
-    assert!(fixture.store.apply(&[]).await?.is_empty());
+    assert!(fixture.store.apply::<Operation>(&[]).await?.is_empty());
     Ok(())
 }
 

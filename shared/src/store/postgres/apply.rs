@@ -48,26 +48,54 @@ pub struct Applied {
 /// Applies operations in their order, all or nothing. Returns as many answers, in the same order.
 pub(super) async fn apply(
     connection: &mut PgConnection,
-    operations: &[Operation],
+    operations: &[&Operation],
 ) -> Result<Vec<Applied>, StoreError> {
-    if operations
-        .iter()
-        .any(|operation| matches!(operation.body, Body::Session(_)))
-    {
-        return Err(StoreError::new(
-            FailureClass::Item,
-            "sessions are not kept in postgres",
-        ));
-    }
+    refuse_sessions(operations)?;
     if let [operation] = operations
         && let Some(applied) = merge_alone(connection, operation).await?
     {
         return Ok(vec![applied]);
     }
+    transact(connection, operations, answer_settled).await
+}
+
+/// The same, for one who wants to know the outcomes only: most of what an [`Applied`] takes is a copy of each resource.
+pub(super) async fn apply_batch(
+    connection: &mut PgConnection,
+    operations: &[&Operation],
+) -> Result<Vec<Outcome>, StoreError> {
+    refuse_sessions(operations)?;
+    transact(connection, operations, |settled, _| settled.outcome).await
+}
+
+fn refuse_sessions(operations: &[&Operation]) -> Result<(), StoreError> {
+    let is_session = |operation: &&Operation| matches!(operation.body, Body::Session(_));
+    if operations.iter().any(is_session) {
+        return Err(StoreError::new(
+            FailureClass::Item,
+            "sessions are not kept in postgres",
+        ));
+    }
+    Ok(())
+}
+
+/// An operation that was settled the long way.
+struct Settled<'o> {
+    operation: &'o Operation,
+    outcome: Outcome,
+    replayed: Option<OperationRecord>,
+}
+
+/// The long way, until no other transaction is faster. `answer` makes what is returned for each operation.
+async fn transact<T>(
+    connection: &mut PgConnection,
+    operations: &[&Operation],
+    answer: impl Fn(Settled<'_>, &Resources) -> T,
+) -> Result<Vec<T>, StoreError> {
     let mut lookup = Lookup::Conditional;
     for _ in 0..ATTEMPTS {
-        if let Some(applied) = attempt(connection, operations, lookup).await? {
-            return Ok(applied);
+        if let Some(answers) = attempt(connection, operations, lookup, &answer).await? {
+            return Ok(answers);
         }
         lookup = Lookup::All;
     }
@@ -130,16 +158,17 @@ fn answer_merged(operation: &Operation, row: Row) -> Applied {
 }
 
 /// The long way, once. `None` when another transaction was faster: nothing is written, and it has to be run again.
-async fn attempt(
+async fn attempt<T>(
     connection: &mut PgConnection,
-    operations: &[Operation],
+    operations: &[&Operation],
     lookup: Lookup,
-) -> Result<Option<Vec<Applied>>, StoreError> {
+    answer: &impl Fn(Settled<'_>, &Resources) -> T,
+) -> Result<Option<Vec<T>>, StoreError> {
     let mut transaction = connection.begin().await?;
-    match settle(&mut transaction, operations, lookup).await {
-        Ok(applied) => {
+    match settle(&mut transaction, operations, lookup, answer).await {
+        Ok(answers) => {
             transaction.commit().await?;
-            Ok(Some(applied))
+            Ok(Some(answers))
         }
         Err(error) => {
             transaction.rollback().await?;
@@ -152,20 +181,21 @@ async fn attempt(
     }
 }
 
-async fn settle(
+async fn settle<T>(
     connection: &mut PgConnection,
-    operations: &[Operation],
+    operations: &[&Operation],
     lookup: Lookup,
-) -> Result<Vec<Applied>, sqlx::Error> {
-    let mut applied = Vec::with_capacity(operations.len());
+    answer: &impl Fn(Settled<'_>, &Resources) -> T,
+) -> Result<Vec<T>, sqlx::Error> {
+    let mut answers = Vec::with_capacity(operations.len());
     for run in runs(operations) {
-        applied.extend(settle_run(connection, run, lookup).await?);
+        answers.extend(settle_run(connection, run, lookup, answer).await?);
     }
-    Ok(applied)
+    Ok(answers)
 }
 
 /// Cuts the operations where an id or a key comes a second time, so that the second finds the record of the first.
-fn runs(operations: &[Operation]) -> Vec<&[Operation]> {
+fn runs<'r, 'o>(operations: &'r [&'o Operation]) -> Vec<&'r [&'o Operation]> {
     let mut ids: HashSet<(&UserId, OperationId)> = HashSet::with_capacity(operations.len());
     let mut keys: HashSet<(&UserId, &IdempotencyKey)> = HashSet::new();
     let mut runs = Vec::new();
@@ -189,15 +219,16 @@ fn runs(operations: &[Operation]) -> Vec<&[Operation]> {
     runs
 }
 
-async fn settle_run(
+async fn settle_run<T>(
     connection: &mut PgConnection,
-    run: &[Operation],
+    run: &[&Operation],
     lookup: Lookup,
-) -> Result<Vec<Applied>, sqlx::Error> {
+    answer: &impl Fn(Settled<'_>, &Resources) -> T,
+) -> Result<Vec<T>, sqlx::Error> {
     let recollection = Recollection::read(connection, run, lookup).await?;
     let mut resources = Resources::lock(connection, run).await?;
     let mut records = Vec::with_capacity(run.len());
-    let mut applied = Vec::with_capacity(run.len());
+    let mut answers = Vec::with_capacity(run.len());
     for operation in run {
         let (outcome, replayed) = match recollection.recall(operation)? {
             Recalled::Done(outcome, record) => (outcome, Some(record)),
@@ -207,15 +238,12 @@ async fn settle_run(
         if replayed.is_none() && operation.leaves_record() && is_final(operation, &outcome) {
             records.push(LedgerColumns::of(operation, &outcome));
         }
-        let state = resources.visible_to(operation);
-        let created = outcome == Outcome::Applied
-            && state.as_ref().is_some_and(|state| made(operation, state));
-        applied.push(Applied {
+        let settled = Settled {
+            operation,
             outcome,
-            state,
-            created,
             replayed,
-        });
+        };
+        answers.push(answer(settled, &resources));
     }
     resources.write(connection).await?;
     records.sort_unstable_by_key(|record: &LedgerColumns<'_>| (record.user_id, record.id));
@@ -223,7 +251,21 @@ async fn settle_run(
     if !records.is_empty() {
         ledger::insert(connection, &records).await?;
     }
-    Ok(applied)
+    Ok(answers)
+}
+
+fn answer_settled(settled: Settled<'_>, resources: &Resources) -> Applied {
+    let state = resources.visible_to(settled.operation);
+    let created = settled.outcome == Outcome::Applied
+        && state
+            .as_ref()
+            .is_some_and(|state| made(settled.operation, state));
+    Applied {
+        outcome: settled.outcome,
+        state,
+        created,
+        replayed: settled.replayed,
+    }
 }
 
 /// Whether an outcome is worth a record. What isn't there may still come from another node, and is tried again; a
@@ -288,7 +330,8 @@ mod tests {
             operation(c, Some("k")),
             operation(b, Some("k")),
         ];
-        let lengths: Vec<usize> = runs(&slice).into_iter().map(<[Operation]>::len).collect();
+        let slice: Vec<&Operation> = slice.iter().collect();
+        let lengths: Vec<usize> = runs(&slice).into_iter().map(<[_]>::len).collect();
         assert_eq!(lengths, [2, 2, 1]);
         assert_eq!(runs(&slice[..2]).len(), 1);
     }

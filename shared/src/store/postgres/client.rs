@@ -1,5 +1,6 @@
 //! The face of the PostgreSQL store.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use super::apply::{self, Applied};
@@ -12,8 +13,8 @@ use sqlx::postgres::PgConnection;
 
 use crate::config::PostgresConfig;
 use crate::domain::{
-    IdempotencyKey, Operation, OperationId, OperationRecord, OperationState, ProfileState, Row,
-    State, TaskId, TaskQuery, TaskState, Timestamp, UserId,
+    IdempotencyKey, Operation, OperationId, OperationRecord, OperationState, Outcome, ProfileState,
+    Row, State, TaskId, TaskQuery, TaskState, Timestamp, UserId,
 };
 use crate::health::{Probe, Probed};
 use crate::store::pool::Connections;
@@ -64,11 +65,27 @@ impl Postgres {
     /// # Errors
     /// Nothing was written, unless [`StoreError::outcome_unknown`] says otherwise; then a repeat of the same
     /// operations is harmless.
-    pub async fn apply(&self, operations: &[Operation]) -> Result<Vec<Applied>, StoreError> {
+    pub async fn apply<O: Borrow<Operation> + Sync>(
+        &self,
+        operations: &[O],
+    ) -> Result<Vec<Applied>, StoreError> {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
-        self.call(async |connection| apply::apply(connection, operations).await)
+        let operations: Vec<&Operation> = operations.iter().map(Borrow::borrow).collect();
+        self.call(async |connection| apply::apply(connection, &operations).await)
+            .await
+    }
+
+    /// The same for a batch whose resources nobody waits to see: gives the outcomes alone.
+    ///
+    /// # Errors
+    /// As [`Postgres::apply`].
+    pub async fn apply_batch(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
+        if operations.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.call(async |connection| apply::apply_batch(connection, operations).await)
             .await
     }
 

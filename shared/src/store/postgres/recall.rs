@@ -53,7 +53,7 @@ impl Recollection {
     /// Reads what the ledger knows; asks nothing when there is nothing to look for.
     pub(super) async fn read(
         connection: &mut PgConnection,
-        operations: &[Operation],
+        operations: &[&Operation],
         lookup: Lookup,
     ) -> Result<Self, sqlx::Error> {
         let mut wanted = Wanted::default();
@@ -77,7 +77,10 @@ impl Recollection {
         for recorded in ledger::find(connection, &wanted).await? {
             recollection.keep(recorded);
         }
-        if operations.iter().any(depends_on_the_past) {
+        if operations
+            .iter()
+            .any(|operation| depends_on_the_past(operation))
+        {
             recollection.horizon = Some(ledger::horizon(connection).await?);
         }
         Ok(recollection)

@@ -27,7 +27,7 @@ impl Resources {
     /// another transaction makes it meanwhile.
     pub(super) async fn lock(
         connection: &mut PgConnection,
-        operations: &[Operation],
+        operations: &[&Operation],
     ) -> Result<Self, sqlx::Error> {
         let mut tasks: Vec<Uuid> = Vec::with_capacity(operations.len());
         let mut users: Vec<String> = Vec::new();
