@@ -81,6 +81,7 @@ impl Lookout {
             self.blind_until = Some(Instant::now() + BLIND_PAUSE);
         }
         let report = self.board.report();
+        metrics::show_lanes(&report);
         metrics::show_pace(report.per_second(), report.eta());
         if let Some(pulse) = &mut self.pulse {
             pulse.beat(Instant::now(), &report.status_line());

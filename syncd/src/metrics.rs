@@ -6,6 +6,7 @@ use holdfast_shared::repository::set_gauges;
 use holdfast_shared::telemetry::metric;
 use metrics::{counter, gauge};
 
+use crate::board::{Doing, Report};
 use crate::drain::Cause;
 
 /// Counts what a settling transaction did.
@@ -35,6 +36,18 @@ pub fn show_buffer(snapshot: &Snapshot, max_items: u64, now: Timestamp) {
 /// Shows how far PostgreSQL's clock is ahead of this machine's.
 pub fn show_skew(skew_seconds: f64) {
     gauge!(metric::CLOCK_SKEW_SECONDS).set(skew_seconds);
+}
+
+/// Shows which lanes have stopped because their store refuses everything.
+pub fn show_lanes(report: &Report) {
+    for lane in report.lanes.iter().filter(|lane| lane.doing != Doing::Off) {
+        let is_stopped = matches!(lane.doing, Doing::Stopped(_));
+        gauge!(metric::LANE_STOPPED, "lane" => lane.lane.as_str()).set(if is_stopped {
+            1.0
+        } else {
+            0.0
+        });
+    }
 }
 
 /// Shows how fast the buffer is drained, and how long the rest takes; infinite when there is no telling.

@@ -20,8 +20,8 @@ use crate::signals::told_to_stop;
 /// changes in why it is away.
 const AWAY_LOOK: Duration = Duration::from_millis(500);
 
-/// How long a lane leaves alone a store in which very many rows are locked by others.
-const OVERRUN_PAUSE: Duration = Duration::from_secs(5);
+/// How long a lane leaves alone a store in which a table, or every row it is given, is locked by others.
+const OVERRUN_PAUSE: Duration = Duration::from_secs(2);
 
 /// Least time between two tries of a store that refuses everything, or of a buffer that can't be used; new items
 /// would otherwise cause one each tenth of a second.
@@ -189,7 +189,7 @@ impl<S: Sink> Worker<S> {
                 Rest::Away
             }
             Step::Overrun => {
-                self.drain.begin_anew();
+                self.drain.slow_down();
                 self.tally.after_outage = true;
                 self.post(Doing::Paused);
                 Rest::Pause(OVERRUN_PAUSE)

@@ -33,7 +33,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, Skip};
+pub use batch::{Batch, Passed, Skip};
 pub use error::BufferError;
 pub use lock::DaemonLock;
 pub use queue::{Folded, Queued, SettleReport, Settlement, Slot, Verdict};

@@ -256,6 +256,11 @@ impl Place {
         Place((queue << Place::SEQ_BITS) | (seq & ((1 << Place::SEQ_BITS) - 1)))
     }
 
+    /// Behind every item of this queue.
+    pub(super) fn last(lane: Lane, priority: Priority) -> Self {
+        Place::new(lane, priority, u64::MAX)
+    }
+
     /// The item's lane.
     pub fn lane(self) -> Lane {
         if (self.0 >> Place::SEQ_BITS) < 5 {

@@ -121,10 +121,15 @@ impl Snap<'_> {
             let Some(table) = self.table(queue(lane, priority))? else {
                 continue;
             };
-            for entry in table.iter().map_err(|error| self.storage(error))? {
+            let passed = skip.passed.as_ref();
+            let Some(start) = passed.map_or(Some(0), |passed| passed.start_in(lane, priority))
+            else {
+                continue;
+            };
+            for entry in table.range(start..).map_err(|error| self.storage(error))? {
                 let (seq, bytes) = entry.map_err(|error| self.storage(error))?;
                 if !gathered.wants_more() {
-                    return Ok(gathered.finish());
+                    return Ok(gathered.pause());
                 }
                 gathered.consider(Place::new(lane, priority, seq.value()), bytes.value());
             }

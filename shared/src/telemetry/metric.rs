@@ -60,6 +60,8 @@ declare! {
         "Rate at which the buffer is being drained.";
     DRAIN_ETA_SECONDS = "holdfast_drain_eta_seconds", Gauge,
         "Estimated seconds until the buffer is empty.";
+    LANE_STOPPED = "holdfast_lane_stopped", Gauge,
+        "1 while a lane (postgres, redis) has stopped since its store refuses everything, else 0.";
     BUFFER_COMMIT_SECONDS = "holdfast_buffer_commit_seconds", Histogram,
         "Time of one durable commit to the buffer file, in seconds.";
     HTTP_REQUEST_SECONDS = "holdfast_http_request_seconds", Histogram,

@@ -1,7 +1,8 @@
 //! Applies a batch and finds out which of its items are to blame when that fails.
 //!
 //! A batch is one transaction, so one bad item fails all. Then it is taken apart, and its parts again, until the guilty
-//! items stand alone and all others have been applied. What follows a guilty item on the same resource is left for
+//! items stand alone and all others have been applied. Of locked rows there is a shorter way: the store is asked which
+//! they are, and the batch is tried again without them, so however many they are, they are waited for once. What follows a guilty item on the same resource is left for
 //! later, so that nothing on one resource is ever applied out of order.
 
 use std::collections::HashSet;
@@ -15,9 +16,9 @@ use holdfast_shared::store::{FailureClass, StoreError};
 use super::parking::MOST_CONTENDED;
 use super::sink::Sink;
 
-/// Into how many parts a batch is taken apart. A part with a locked row costs the whole lock timeout and one without
-/// next to nothing, so few levels are worth many parts: of 50 items with one locked row, three parts wait for it, where
-/// halving would make it seven.
+/// Into how many parts a batch is taken apart. A part with a row that has to be waited for costs the whole lock timeout
+/// and one without next to nothing, so few levels are worth many parts: of 50 items with one such row, three parts wait
+/// for it, where halving would make it seven.
 const SPLIT_WAYS: usize = 8;
 
 /// What became of a batch. Items in none of the lists were not decided and stay queued.
@@ -35,11 +36,20 @@ pub struct Judgement {
     pub in_one: Option<Duration>,
 }
 
+impl Judgement {
+    /// Whether the store has answered for every item.
+    pub fn is_clean(&self) -> bool {
+        self.obstacle.is_none() && self.refused.is_empty() && self.contended.is_empty()
+    }
+}
+
 /// What makes it pointless to go on with a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
     /// The store is not usable.
     Away,
+    /// More than single rows are locked by others.
+    Locked,
     /// The store refuses everything: a schema, a permission, a password.
     Systemic(Trouble),
 }
@@ -76,13 +86,13 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// Applies `items`, which are in queue order; those of the resource `apart`, which was locked before, after the others
-/// and not together with them. Stops early once `enough` resources were refused and nothing was accepted, or
-/// [`MOST_CONTENDED`] were contended.
+/// Applies `items`, which are in queue order; those of the resources `apart`, which were locked before, after the
+/// others and not together with them. Stops early once `enough` resources were refused and nothing was accepted, or
+/// [`MOST_CONTENDED`] had to be waited for.
 pub async fn judge<S: Sink>(
     sink: &S,
     items: Vec<Queued>,
-    apart: Option<&ResourceKey>,
+    apart: &HashSet<ResourceKey>,
     enough: Option<usize>,
 ) -> Judgement {
     let mut trial = Trial::new(items, apart);
@@ -105,19 +115,22 @@ struct Trial {
     parts: Vec<Vec<usize>>,
     /// Resources whose later items have to wait.
     held: HashSet<ResourceKey>,
+    /// Resources found locked by waiting for them.
+    waited_for: usize,
     judgement: Judgement,
 }
 
 impl Trial {
-    fn new(items: Vec<Queued>, apart: Option<&ResourceKey>) -> Self {
+    fn new(items: Vec<Queued>, apart: &HashSet<ResourceKey>) -> Self {
         let is_apart =
-            |position: &usize| apart.is_some_and(|apart| resource(&items[*position]) == *apart);
+            |position: &usize| !apart.is_empty() && apart.contains(&resource(&items[*position]));
         let (last, first): (Vec<usize>, Vec<usize>) = (0..items.len()).partition(is_apart);
         Trial {
             together: first.len(),
             items: items.into_iter().map(Some).collect(),
             parts: vec![last, first],
             held: HashSet::new(),
+            waited_for: 0,
             judgement: Judgement::default(),
         }
     }
@@ -154,9 +167,8 @@ impl Trial {
                 FailureClass::Systemic => {
                     self.judgement.obstacle = Some(Obstacle::Systemic(Trouble::from(&error)));
                 }
-                FailureClass::Contended if self.is_of_one_resource(&part) => self.put_off(part[0]),
-                FailureClass::Contended | FailureClass::Item if part.len() > 1 => self.split(part),
-                FailureClass::Contended => self.put_off(part[0]),
+                FailureClass::Contended => self.make_way(sink, part).await,
+                FailureClass::Item if part.len() > 1 => self.split(part),
                 FailureClass::Item => self.refuse(part[0], &error),
             },
         }
@@ -173,26 +185,49 @@ impl Trial {
         }
     }
 
+    /// Puts off what others hold locked, and leaves the rest of the part to be tried again without it. Nobody may be
+    /// seen to hold anything: two transactions got into each other's way, or somebody is about to make the very row.
+    async fn make_way<S: Sink>(&mut self, sink: &S, part: Vec<usize>) {
+        let resources = self.resources_of(&part);
+        if resources.len() == 1 {
+            self.waited_for += 1;
+            return self.put_off(resources);
+        }
+        match sink.find_locked(&resources).await {
+            Ok(locked) if locked.is_empty() => self.split(part),
+            Ok(locked) => {
+                self.put_off(locked);
+                self.parts.push(part);
+            }
+            Err(error) => match error.class() {
+                FailureClass::Contended => self.judgement.obstacle = Some(Obstacle::Locked),
+                FailureClass::Unavailable => self.judgement.obstacle = Some(Obstacle::Away),
+                FailureClass::Systemic => {
+                    self.judgement.obstacle = Some(Obstacle::Systemic(Trouble::from(&error)));
+                }
+                FailureClass::Item => self.split(part),
+            },
+        }
+    }
+
     fn split(&mut self, part: Vec<usize>) {
         let size = part.len().div_ceil(SPLIT_WAYS);
         self.parts.extend(part.rchunks(size).map(<[usize]>::to_vec));
     }
 
-    fn is_of_one_resource(&self, part: &[usize]) -> bool {
-        let mut resources = part
-            .iter()
+    /// The resources of a part, each once.
+    fn resources_of(&self, part: &[usize]) -> Vec<ResourceKey> {
+        let mut seen = HashSet::new();
+        part.iter()
             .filter_map(|position| self.items[*position].as_ref())
-            .map(resource);
-        let first = resources.next();
-        resources.all(|other| Some(&other) == first.as_ref())
+            .map(resource)
+            .filter(|resource| seen.insert(resource.clone()))
+            .collect()
     }
 
-    fn put_off(&mut self, position: usize) {
-        if let Some(queued) = &self.items[position] {
-            let resource = resource(queued);
-            self.held.insert(resource.clone());
-            self.judgement.contended.push(resource);
-        }
+    fn put_off(&mut self, resources: Vec<ResourceKey>) {
+        self.held.extend(resources.iter().cloned());
+        self.judgement.contended.extend(resources);
     }
 
     fn refuse(&mut self, position: usize, error: &StoreError) {
@@ -208,7 +243,7 @@ impl Trial {
         let nothing_accepted = self.judgement.answered.is_empty();
         let heard_enough = enough.is_some_and(|enough| self.judgement.refused.len() >= enough);
         self.judgement.obstacle.is_some()
-            || self.judgement.contended.len() >= MOST_CONTENDED
+            || self.waited_for >= MOST_CONTENDED
             || (nothing_accepted && heard_enough)
     }
 }

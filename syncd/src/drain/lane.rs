@@ -10,10 +10,12 @@
 //! No step waits for anything but the store and the buffer, and each says how it ended; when to take the next one is
 //! the worker's business.
 
-use std::time::Instant;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use holdfast_shared::buffer::{
-    Batch, Buffer, BufferError, Lane, Place, Queued, SettleReport, Settlement, Skip, Verdict,
+    Batch, Buffer, BufferError, Lane, Passed, Place, Queued, SettleReport, Settlement, Skip,
+    Verdict,
 };
 use holdfast_shared::config::SyncConfig;
 use holdfast_shared::domain::{OperationId, Outcome, Rejection, ResourceKey};
@@ -35,6 +37,10 @@ const PAGE: usize = 1_000;
 
 /// Most dead letters looked at when a process begins: beyond that, followers of the others are tried and fail alone.
 const MOST_RECALLED: usize = 10_000;
+
+/// How long a pass behind very many put-off items goes on before more urgent ones, and those that have come due, are
+/// looked for at the front.
+const PASS_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,8 +74,9 @@ pub struct Drain<S> {
     size: BatchSize,
     schedule: RetrySchedule,
     parking: Parking,
-    /// The parked resource whose turn it is in this batch.
-    retried: Option<ResourceKey>,
+    /// The parked resources whose turn it is in this batch.
+    retried: HashSet<ResourceKey>,
+    pass: Pass,
     suspicion: Suspicion<Refused>,
     orphans: Orphans,
     settling: Option<Settling>,
@@ -77,6 +84,24 @@ pub struct Drain<S> {
     ahead: Option<JoinHandle<Result<Batch, BufferError>>>,
     settled: SettleReport,
     newer_noted: bool,
+}
+
+/// A pass over the queue, where very many items are put off: batches go on behind them instead of passing over them
+/// again each time.
+#[derive(Debug, Default)]
+struct Pass {
+    passed: Option<Passed>,
+    /// When it first found something behind them, and how long it took to get there.
+    found: Option<(Instant, Duration)>,
+}
+
+impl Pass {
+    /// Whether it is time to look at the front again: after [`PASS_LIMIT`], or as long as it takes to come back here.
+    fn is_over(&self) -> bool {
+        let limit = |took: Duration| took.max(PASS_LIMIT);
+        self.found
+            .is_some_and(|(since, took)| since.elapsed() >= limit(took))
+    }
 }
 
 /// An item its store fails on.
@@ -105,7 +130,8 @@ impl<S: Sink> Drain<S> {
             size: BatchSize::new(config.batch_size, config.batch_max),
             schedule: RetrySchedule::new(config.max_retry_attempts),
             parking: Parking::default(),
-            retried: None,
+            retried: HashSet::new(),
+            pass: Pass::default(),
             suspicion: Suspicion::default(),
             orphans: Orphans::default(),
             settling: None,
@@ -135,6 +161,12 @@ impl<S: Sink> Drain<S> {
     pub fn begin_anew(&mut self) {
         self.size.reset();
         self.parking.clear();
+        self.pass = Pass::default();
+    }
+
+    /// Very many rows are locked by others: goes on gently, and with what isn't known to be locked.
+    pub fn slow_down(&mut self) {
+        self.size.reset();
     }
 
     /// Finds the creates that died under an earlier process, whose followers may still be queued.
@@ -187,16 +219,23 @@ impl<S: Sink> Drain<S> {
     pub async fn work(&mut self, items: Vec<Queued>) -> Result<Step, BufferError> {
         let read = items.len();
         let ahead = self.read_ahead(&items);
+        let pass = std::mem::take(&mut self.pass);
         let (mut settlements, items) = self.part_orphans(items);
-        let retried = self.retried.take();
-        let retried = retried.filter(|retried| self.has_turn(retried, &items));
-        let judgement = judge(&self.sink, items, retried.as_ref(), self.patience()).await;
+        let retried = std::mem::take(&mut self.retried);
+        let retried = self.with_turn(retried, &items);
+        let judgement = judge(&self.sink, items, &retried, self.patience()).await;
         self.learn_speed(&judgement, read);
         self.park(&judgement.contended);
+        let is_stuck = judgement.answered.is_empty() && self.parking.is_overrun(Instant::now());
+        let is_clean = judgement.is_clean();
         let obstacle = judgement.obstacle.clone();
-        let all_answered = judgement.refused.is_empty() && judgement.contended.is_empty();
+        let obstacle = obstacle.or_else(|| is_stuck.then_some(Obstacle::Locked));
         let ruling = self.weigh(judgement, &mut settlements);
-        let all_end = all_answered && !settlements.iter().any(stays_queued);
+        // What goes back to the queue must not be overtaken: then the next batch begins at the front.
+        let all_end = is_clean && !settlements.iter().any(stays_queued);
+        if all_end {
+            self.pass = pass;
+        }
         self.begin_settling(settlements).await?;
         let step = self.next_after(obstacle, ruling).await?;
         self.ahead = ahead.filter(|_| all_end && step == Step::Advanced);
@@ -210,6 +249,7 @@ impl<S: Sink> Drain<S> {
         }
         let mut skip = self.settling_now();
         skip.places.extend(items.iter().map(|queued| queued.place));
+        skip.passed = self.pass.passed.clone();
         let (lane, limit, now) = (self.lane, self.size.get(), self.buffer.clock().now());
         let buffer = self.buffer.clone();
         let reading = async move {
@@ -240,13 +280,22 @@ impl<S: Sink> Drain<S> {
         Ok(())
     }
 
-    /// Whether anything of a parked resource is there to be tried; if not, nothing of it is queued any more.
-    fn has_turn(&mut self, retried: &ResourceKey, items: &[Queued]) -> bool {
-        let is_there = items.iter().any(|queued| resource(queued) == *retried);
-        if !is_there {
-            self.parking.release(retried);
+    /// Those of the parked resources of which something is there to be tried; of the others nothing is queued any more.
+    fn with_turn(
+        &mut self,
+        retried: HashSet<ResourceKey>,
+        items: &[Queued],
+    ) -> HashSet<ResourceKey> {
+        if retried.is_empty() {
+            return retried;
         }
-        is_there
+        let present: HashSet<ResourceKey> = items.iter().map(resource).collect();
+        let (there, gone): (HashSet<_>, HashSet<_>) = retried
+            .into_iter()
+            .partition(|resource| present.contains(resource));
+        gone.iter()
+            .for_each(|resource| self.parking.release(resource));
+        there
     }
 
     /// After how many failures a batch has said enough.
@@ -254,32 +303,62 @@ impl<S: Sink> Drain<S> {
         (!self.suspicion.wants_second_opinion()).then_some(MOST_SUSPECTS)
     }
 
+    /// Reads until something is found, or a whole pass from the front has found nothing.
     async fn next_batch(&mut self) -> Result<Batch, BufferError> {
+        if self.pass.is_over() {
+            self.pass = Pass::default();
+            self.ahead = None;
+        }
         if let Some(ahead) = self.ahead.take() {
-            let batch = ahead.await.unwrap_or(Err(BufferError::Closed))?;
+            let mut batch = ahead.await.unwrap_or(Err(BufferError::Closed))?;
             if !batch.items.is_empty() {
+                self.pass.passed = batch.passed.take();
                 return self.sort_out(batch).await;
             }
         }
+        let began = Instant::now();
+        while self.pass.passed.is_some() {
+            let batch = self.read_batch().await?;
+            if !batch.items.is_empty() {
+                return Ok(batch);
+            }
+        }
+        self.pass = Pass::default();
+        let mut batch = self.read_batch().await?;
+        while batch.items.is_empty() && self.pass.passed.is_some() {
+            let next = self.read_batch().await?;
+            batch = batch.followed_by(next);
+        }
+        if self.pass.passed.is_some() {
+            self.pass.found = Some((Instant::now(), began.elapsed()));
+        }
+        Ok(batch)
+    }
+
+    async fn read_batch(&mut self) -> Result<Batch, BufferError> {
         let limit = if self.suspicion.wants_second_opinion() {
             self.size.first()
         } else {
             self.size.get()
         };
         let mut skip = self.settling_now();
-        let turn = self.parking.turn(Instant::now());
-        skip.resources.extend(turn.skipped);
+        self.choose_retried().await;
+        let parked = self.parking.resources();
+        let parked = parked.filter(|resource| !self.retried.contains(*resource));
+        skip.resources.extend(parked.cloned());
         skip.resources.extend(self.suspicion.skipped().cloned());
+        skip.passed = self.pass.passed.take();
         let (lane, now) = (self.lane, self.buffer.clock().now());
         let mut batch = self
             .buffer
             .read(move |reader| reader.next_batch(lane, limit, &skip, now))
             .await?;
+        self.pass.passed = batch.passed.take();
+        let next_due = self.parking.next_due(Instant::now());
         batch.next_due = earliest(
             batch.next_due,
-            turn.next_due.map(|until| timestamp_of(until, now)),
+            next_due.map(|until| timestamp_of(until, now)),
         );
-        self.retried = turn.chosen;
         self.sort_out(batch).await
     }
 
@@ -289,6 +368,28 @@ impl<S: Sink> Drain<S> {
             .await?;
         self.note_newer(batch.newer);
         Ok(batch)
+    }
+
+    /// Finds the parked resources that are tried again: of those that are due, the ones nobody holds any more. Where that
+    /// can't be found out they stay parked.
+    async fn choose_retried(&mut self) {
+        let due = self.parking.due(Instant::now());
+        if due.is_empty() {
+            return;
+        }
+        let locked = match self.sink.find_locked(&due).await {
+            Ok(locked) => locked,
+            Err(error) => {
+                tracing::debug!(lane = self.lane.as_str(), %error, "can't see what is still locked");
+                due.clone()
+            }
+        };
+        self.park(&locked);
+        let locked: HashSet<ResourceKey> = locked.into_iter().collect();
+        let free = due
+            .into_iter()
+            .filter(|resource| !locked.contains(resource));
+        self.retried.extend(free);
     }
 
     async fn set_damaged_aside(&self, places: Vec<Place>) -> Result<(), BufferError> {
@@ -323,8 +424,10 @@ impl<S: Sink> Drain<S> {
             return Ok(Step::Advanced);
         }
         // Nothing of it is queued, or it waits for another reason: the next one's turn.
-        if let Some(idle) = self.retried.take() {
-            self.parking.release(&idle);
+        if !self.retried.is_empty() {
+            let idle = std::mem::take(&mut self.retried);
+            idle.iter()
+                .for_each(|resource| self.parking.release(resource));
             return Ok(Step::Advanced);
         }
         match self.suspicion.conclude() {
@@ -423,11 +526,11 @@ impl<S: Sink> Drain<S> {
     ) -> Result<Step, BufferError> {
         match (obstacle, ruling) {
             (Some(Obstacle::Away), _) => self.stop(Step::Away).await,
+            (Some(Obstacle::Locked), _) => self.stop(Step::Overrun).await,
             (Some(Obstacle::Systemic(error)), _) => self.stop(Step::Systemic(error)).await,
             (None, Some(Ruling::Systemic(last))) => {
                 self.stop(Step::Systemic(all_failed(last))).await
             }
-            (None, _) if self.parking.is_overrun(Instant::now()) => self.stop(Step::Overrun).await,
             (None, _) => Ok(Step::Advanced),
         }
     }
@@ -436,6 +539,7 @@ impl<S: Sink> Drain<S> {
     async fn stop(&mut self, step: Step) -> Result<Step, BufferError> {
         self.suspicion.acquit();
         self.ahead = None;
+        self.pass = Pass::default();
         self.finish_settling().await?;
         Ok(step)
     }
@@ -523,9 +627,11 @@ fn left_out(settlements: &[Settlement]) -> Skip {
             .filter(|settlement| stays_queued(settlement))
             .map(|settlement| resource(&settlement.queued))
             .collect(),
+        passed: None,
     }
 }
 
+/// Whether an item goes back to its queue.
 fn stays_queued(settlement: &Settlement) -> bool {
     matches!(settlement.verdict, Verdict::Retry { .. })
 }

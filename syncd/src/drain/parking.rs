@@ -1,6 +1,6 @@
 //! Resources whose rows somebody else keeps locked: put off for a moment, so that they hold nobody up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use holdfast_shared::domain::ResourceKey;
@@ -8,8 +8,18 @@ use holdfast_shared::domain::ResourceKey;
 /// First wait of a resource that was contended; doubles with each time in a row.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// Longest wait: a row somebody locks for hours costs one lock timeout in half a minute.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait, and so the longest time that a row which was locked for hours goes on waiting after it is free. All that
+/// are due are asked about in one statement that waits for none, so it may be short.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How long after it was due a resource is forgotten: nothing of it is queued any more.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+
+/// Most resources asked about at once.
+const MOST_DUE: usize = 500;
+
+/// Most resources parked. Beyond it all are forgotten, and found again as they are met.
+const MOST_PARKED: usize = 10_000;
 
 /// Part of a wait that is random, so that two drains never keep meeting on the same rows.
 const JITTER: f64 = 0.5;
@@ -17,7 +27,8 @@ const JITTER: f64 = 0.5;
 /// How far back contention counts towards [`MOST_CONTENDED`].
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// So many different resources contended within [`WINDOW`] mean that not a row but the store is the trouble.
+/// So many different resources contended within [`WINDOW`], with nothing to be applied beside them, mean that not a row
+/// but the store is the trouble.
 pub const MOST_CONTENDED: usize = 20;
 
 #[derive(Debug, Clone, Copy)]
@@ -27,19 +38,7 @@ struct Parked {
     times: u32,
 }
 
-/// Whose turn it is.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Turn {
-    /// The parked resource that is tried again.
-    pub chosen: Option<ResourceKey>,
-    /// Those that are not.
-    pub skipped: HashSet<ResourceKey>,
-    /// When the next of them is due, when it isn't yet.
-    pub next_due: Option<Instant>,
-}
-
-/// The parked resources of one lane, in memory only: after a restart each is simply tried again. Holds at most
-/// [`MOST_CONTENDED`] that were contended lately, and those that wait.
+/// The parked resources of one lane, in memory only: after a restart each is simply tried again.
 #[derive(Debug, Default)]
 pub struct Parking {
     parked: HashMap<ResourceKey, Parked>,
@@ -58,6 +57,9 @@ impl Parking {
             contended_at: now,
             times: times + 1,
         };
+        if self.parked.len() >= MOST_PARKED {
+            self.parked.clear();
+        }
         self.parked.insert(resource, parked);
         wait
     }
@@ -79,33 +81,31 @@ impl Parking {
         self.parked.clear();
     }
 
-    /// Who is tried again now, and who is not. One parked resource at a time, the one that has been due for longest: each
-    /// that is still locked costs the whole lock timeout, and the others' items shouldn't wait for more than one.
-    /// Forgets those that have long been due: nothing of them is queued any more.
-    pub fn turn(&mut self, now: Instant) -> Turn {
+    /// Those that may be tried again, at most [`MOST_DUE`], the ones that have been due for longest. Forgets those that
+    /// have long been due.
+    pub fn due(&mut self, now: Instant) -> Vec<ResourceKey> {
         self.parked
-            .retain(|_, parked| parked.until + LONGEST_WAIT > now);
-        let due = self.parked.iter().filter(|(_, parked)| parked.until <= now);
-        let chosen = due
-            .min_by_key(|(_, parked)| parked.until)
-            .map(|(resource, _)| resource.clone());
-        let waiting = self
+            .retain(|_, parked| parked.until + FORGOTTEN_AFTER > now);
+        let mut due: Vec<(Instant, &ResourceKey)> = self
             .parked
-            .values()
-            .map(|parked| parked.until)
-            .filter(|until| *until > now);
-        let next_due = waiting.min();
-        let skipped = self
-            .parked
-            .keys()
-            .filter(|resource| Some(*resource) != chosen.as_ref())
-            .cloned()
+            .iter()
+            .filter(|(_, parked)| parked.until <= now)
+            .map(|(resource, parked)| (parked.until, resource))
             .collect();
-        Turn {
-            chosen,
-            skipped,
-            next_due,
-        }
+        due.sort_unstable_by_key(|(until, _)| *until);
+        let due = due.into_iter().take(MOST_DUE);
+        due.map(|(_, resource)| resource.clone()).collect()
+    }
+
+    /// All that are parked, whether or not they are due.
+    pub fn resources(&self) -> impl Iterator<Item = &ResourceKey> {
+        self.parked.keys()
+    }
+
+    /// When the next of them is due, of those that aren't yet.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.parked.values().map(|parked| parked.until);
+        waiting.filter(|until| *until > now).min()
     }
 
     /// Whether so many different resources were contended of late that the store must be taken as unusable.
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_half_a_minute() {
+    fn waits_double_up_to_the_longest() {
         let (mut parking, start, task) = (Parking::default(), Instant::now(), resource());
         let waits: Vec<Duration> = (0..9)
             .map(|_| parking.park(task.clone(), start, 0.0))
@@ -151,27 +151,30 @@ mod tests {
     fn a_resource_waits_until_its_time_and_then_has_its_turn() {
         let (mut parking, start, task) = (Parking::default(), Instant::now(), resource());
         let wait = parking.park(task.clone(), start, 0.0);
-        let before = parking.turn(start);
-        assert_eq!((before.chosen, before.next_due), (None, Some(start + wait)));
-        assert!(before.skipped.contains(&task));
-        let after = parking.turn(start + wait);
-        assert_eq!(
-            (after.chosen, after.skipped.len(), after.next_due),
-            (Some(task), 0, None)
-        );
+        assert_eq!(parking.due(start), []);
+        assert_eq!(parking.next_due(start), Some(start + wait));
+        assert!(parking.resources().any(|parked| *parked == task));
+        assert_eq!(parking.due(start + wait), [task]);
+        assert_eq!(parking.next_due(start + wait), None);
     }
 
     #[test]
-    fn only_the_one_that_has_been_due_for_longest_has_its_turn() {
-        let (mut parking, start, first, second) =
-            (Parking::default(), Instant::now(), resource(), resource());
-        parking.park(first.clone(), start, 0.0);
-        parking.park(second.clone(), start + Duration::from_millis(1), 0.0);
-        let turn = parking.turn(start + LONGEST_WAIT);
-        assert_eq!(
-            (turn.chosen, turn.skipped),
-            (Some(first), HashSet::from([second]))
-        );
+    fn those_that_have_been_due_for_longest_have_their_turn_first() {
+        let (mut parking, start) = (Parking::default(), Instant::now());
+        let tasks: Vec<ResourceKey> = (0..=MOST_DUE).map(|_| resource()).collect();
+        for (number, task) in (0..).zip(&tasks) {
+            parking.park(task.clone(), start + Duration::from_micros(number), 0.0);
+        }
+        assert_eq!(parking.due(start + LONGEST_WAIT), tasks[..MOST_DUE]);
+    }
+
+    #[test]
+    fn the_parked_are_bounded() {
+        let (mut parking, start) = (Parking::default(), Instant::now());
+        for _ in 0..=MOST_PARKED {
+            parking.park(resource(), start, 0.0);
+        }
+        assert_eq!(parking.parked.len(), 1);
     }
 
     #[test]
@@ -179,7 +182,7 @@ mod tests {
         let (mut parking, start, task) = (Parking::default(), Instant::now(), resource());
         parking.park(task.clone(), start, 0.0);
         parking.release(&task);
-        assert!(parking.turn(start).skipped.is_empty());
+        assert_eq!(parking.resources().count(), 0);
         assert_eq!(parking.park(task, start, 0.0), FIRST_WAIT);
     }
 
@@ -201,7 +204,7 @@ mod tests {
     fn what_was_parked_long_ago_is_forgotten() {
         let (mut parking, start) = (Parking::default(), Instant::now());
         parking.park(resource(), start, 0.0);
-        parking.turn(start + LONGEST_WAIT * 2);
+        parking.due(start + LONGEST_WAIT + FORGOTTEN_AFTER);
         assert!(parking.parked.is_empty());
     }
 }

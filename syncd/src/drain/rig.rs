@@ -1,6 +1,6 @@
 //! For tests: a store that does what the test says, and what it takes to put something into a buffer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,11 @@ pub(crate) struct Script {
     pub(crate) bad: HashMap<ResourceKey, FailureClass>,
     /// Refuses these, in an answer.
     pub(crate) rejected: HashMap<ResourceKey, Rejection>,
+    /// Contended ones that nobody is seen to lock.
+    pub(crate) unseen_locks: HashSet<ResourceKey>,
+    /// Nothing can be written, and it isn't about rows.
+    pub(crate) table_locked: bool,
+    pub(crate) asked_for_locks: usize,
     pub(crate) applied: Vec<OperationId>,
     pub(crate) batches: Vec<usize>,
 }
@@ -69,6 +74,19 @@ impl Sink for FakeStore {
         Ok(outcomes)
     }
 
+    async fn find_locked(&self, resources: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
+        let mut script = self.script();
+        script.asked_for_locks += 1;
+        if script.table_locked {
+            return Err(StoreError::new(FailureClass::Contended, "scripted lock"));
+        }
+        let locked = |resource: &&ResourceKey| {
+            script.bad.get(resource) == Some(&FailureClass::Contended)
+                && !script.unseen_locks.contains(resource)
+        };
+        Ok(resources.iter().filter(locked).cloned().collect())
+    }
+
     fn standing(&self) -> Standing {
         if self.script().away {
             Standing::Away
@@ -88,7 +106,7 @@ impl Sink for FakeStore {
 pub(crate) fn open_buffer(directory: &Path, retention: Duration) -> Result<Buffer, BufferError> {
     Buffer::open(&BufferConfig {
         path: directory.join("buffer.redb"),
-        max_items: 10_000,
+        max_items: 100_000,
         retention,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use holdfast_shared::domain::{Body, Operation, Outcome, Revocation, UserId};
+use holdfast_shared::domain::{Body, Operation, Outcome, ResourceKey, Revocation, UserId};
 use holdfast_shared::health::StoreHealth;
 use holdfast_shared::store::postgres::Postgres;
 use holdfast_shared::store::redis::Redis;
@@ -18,6 +18,13 @@ pub trait Sink: Send + Sync + 'static {
         &self,
         operations: &[&Operation],
     ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
+
+    /// Which of these resources others hold locked at this moment. Waits for none of them; fails as contended when more
+    /// than single resources are locked.
+    fn find_locked(
+        &self,
+        resources: &[ResourceKey],
+    ) -> impl Future<Output = Result<Vec<ResourceKey>, StoreError>> + Send;
 
     /// What is thought of the store now.
     fn standing(&self) -> Standing;
@@ -76,6 +83,10 @@ impl Sink for PostgresSink {
     async fn apply(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
         let outcomes = while_up(&self.health, self.store.apply_batch(operations)).await?;
         answers(outcomes, operations.len())
+    }
+
+    async fn find_locked(&self, resources: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
+        while_up(&self.health, self.store.find_locked(resources)).await
     }
 
     fn standing(&self) -> Standing {
@@ -145,6 +156,11 @@ impl Sink for RedisSink {
             .collect();
         while_up(&self.health, self.store.revoke(&revocations)).await?;
         Ok(vec![Outcome::Applied; operations.len()])
+    }
+
+    /// Redis locks nothing.
+    async fn find_locked(&self, _: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn standing(&self) -> Standing {

@@ -1,18 +1,24 @@
 //! The drain against a real buffer and a store that does what the test says.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use holdfast_shared::buffer::{Buffer, DeadLetter, Item, Lane, Reader, Slot, Snapshot};
+use holdfast_shared::buffer::{
+    Buffer, DeadLetter, Item, Lane, Queued, Reader, Settlement, Slot, Snapshot, Verdict,
+};
 use holdfast_shared::domain::{Kind, OperationId, Rejection, ResourceKey, TaskId};
 use holdfast_shared::store::FailureClass;
 use tempfile::TempDir;
 
 use super::judgement::judge;
 use super::rig::{FakeStore, open_buffer, operation, sync_config};
+use super::time::after;
 use super::{Drain, Next, Step};
 
 type Checked = Result<(), Box<dyn std::error::Error>>;
+
+/// Appends that share a commit or two.
+const APPENDED_TOGETHER: usize = 500;
 
 struct Rig {
     _directory: TempDir,
@@ -62,8 +68,9 @@ impl Rig {
         count: usize,
     ) -> Result<Vec<TaskId>, Box<dyn std::error::Error>> {
         let ids: Vec<TaskId> = (0..count).map(|_| TaskId::generate()).collect();
-        for id in &ids {
-            self.append(*id, Kind::Create).await?;
+        for some in ids.chunks(APPENDED_TOGETHER) {
+            let appends = some.iter().map(|id| self.append(*id, Kind::Create));
+            futures_util::future::try_join_all(appends).await?;
         }
         Ok(ids)
     }
@@ -105,6 +112,13 @@ impl Rig {
             .read(|reader| reader.list_items(Lane::Postgres, 10_000))
             .await?;
         Ok(items.into_iter().map(|queued| *queued.item).collect())
+    }
+
+    async fn all_queued(&self) -> Result<Vec<Queued>, Box<dyn std::error::Error>> {
+        Ok(self
+            .buffer
+            .read(|reader| reader.list_items(Lane::Postgres, usize::MAX))
+            .await?)
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetter>, Box<dyn std::error::Error>> {
@@ -235,7 +249,8 @@ async fn a_row_that_was_locked_is_tried_after_the_others_and_alone() -> Checked 
         .read(|reader| reader.list_items(Lane::Postgres, 100))
         .await?;
     let locked = ResourceKey::Task(ids[3]);
-    let judgement = judge(&rig.store, items, Some(&locked), None).await;
+    let apart = HashSet::from([locked.clone()]);
+    let judgement = judge(&rig.store, items, &apart, None).await;
     assert_eq!(rig.store.script().batches, [29, 2]);
     assert!(judgement.in_one.is_some(), "the others went through in one");
     assert_eq!(
@@ -254,6 +269,81 @@ async fn very_many_locked_rows_pause_the_lane() -> Checked {
     assert_eq!(
         rig.waiting().await?.iter().map(|item| item.retries).max(),
         Some(0)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_locked_rows_are_found_at_once_and_the_rest_goes_on() -> Checked {
+    let mut rig = Rig::with_sizes(1, 50, 200)?;
+    let ids = rig.append_creates(600).await?;
+    rig.fail(&ids[..60], FailureClass::Contended);
+    assert_eq!(rig.cycle().await?, Step::Overrun, "a whole batch is locked");
+    assert!(is_due_later(&rig.cycle().await?));
+    assert_eq!(rig.snapshot().await?.counters.applied, 540);
+    assert_eq!(rig.waiting().await?.len(), 60);
+    let waits = rig.store.script().batches.len();
+    assert!(waits < 20, "one wait for each would be 60: {waits}");
+
+    rig.store.script().bad.clear();
+    while rig.snapshot().await?.counters.applied < 600 {
+        rig.cycle().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_locked_table_pauses_the_lane_at_once() -> Checked {
+    let mut rig = Rig::new(1)?;
+    rig.append_creates(30).await?;
+    rig.store.script().broken = Some(FailureClass::Contended);
+    rig.store.script().table_locked = true;
+    assert_eq!(rig.cycle().await?, Step::Overrun);
+    assert_eq!(rig.store.script().batches.len(), 1, "it is asked only once");
+    assert_eq!(rig.waiting().await?.len(), 30);
+    Ok(())
+}
+
+#[tokio::test]
+async fn contention_that_nobody_is_seen_to_cause_is_found_by_bisection() -> Checked {
+    let mut rig = Rig::new(1)?;
+    let ids = rig.append_creates(30).await?;
+    rig.fail(&ids[7..8], FailureClass::Contended);
+    rig.store.script().unseen_locks = HashSet::from([ResourceKey::Task(ids[7])]);
+    assert!(is_due_later(&rig.cycle().await?));
+    assert_eq!(rig.snapshot().await?.counters.applied, 29);
+    Ok(())
+}
+
+#[tokio::test]
+async fn very_many_put_off_items_do_not_starve_those_behind_them() -> Checked {
+    let mut rig = Rig::with_sizes(3, 50, 50)?;
+    let later = after(rig.buffer.clock().now(), Duration::from_secs(3_600));
+    let put_off = rig.append_creates(60_000).await?;
+    let items = rig.all_queued().await?;
+    let put_off_all = items.into_iter().map(|queued| Settlement {
+        queued,
+        verdict: Verdict::Retry {
+            error: "scripted".to_owned(),
+            not_before: later,
+        },
+    });
+    rig.buffer.settle(put_off_all.collect()).await?;
+    rig.append(put_off[30_000], Kind::Update).await?;
+    let behind = rig.append_creates(500).await?;
+    rig.append(behind[3], Kind::Update).await?;
+
+    let began = Instant::now();
+    assert!(is_due_later(&rig.cycle().await?));
+    assert_eq!(
+        rig.snapshot().await?.counters.applied,
+        501,
+        "all but what was put off and its follower"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
     );
     Ok(())
 }

@@ -8,13 +8,13 @@ use super::ledger::{self, Wanted};
 use super::migrate::{self, MigrationReport};
 use super::probe::WriteProbe;
 use super::session::{Sessions, Timeouts};
-use super::{list, profile, task};
+use super::{list, locks, profile, task};
 use sqlx::postgres::PgConnection;
 
 use crate::config::PostgresConfig;
 use crate::domain::{
     IdempotencyKey, Operation, OperationId, OperationRecord, OperationState, Outcome, ProfileState,
-    Row, State, TaskId, TaskQuery, TaskState, Timestamp, UserId,
+    ResourceKey, Row, State, TaskId, TaskQuery, TaskState, Timestamp, UserId,
 };
 use crate::health::{Probe, Probed};
 use crate::store::pool::Connections;
@@ -86,6 +86,18 @@ impl Postgres {
             return Ok(Vec::new());
         }
         self.call(async |connection| apply::apply_batch(connection, operations).await)
+            .await
+    }
+
+    /// Finds those of these resources that others hold locked now, without waiting for them.
+    ///
+    /// # Errors
+    /// See [`Postgres`]; [`FailureClass::Contended`] when a whole table is locked.
+    pub async fn find_locked(
+        &self,
+        resources: &[ResourceKey],
+    ) -> Result<Vec<ResourceKey>, StoreError> {
+        self.call(async |connection| Ok(locks::find_locked(connection, resources).await?))
             .await
     }
 

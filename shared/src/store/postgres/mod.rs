@@ -9,6 +9,7 @@ mod resources;
 
 mod ledger;
 mod list;
+mod locks;
 mod profile;
 mod task;
 mod values;
