@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::clock::Distance;
 use crate::domain::Timestamp;
 use crate::store::{FailureClass, StoreError};
 use crate::telemetry::metric::STORE_UP;
@@ -40,8 +41,8 @@ pub trait Probe: Send + Sync + 'static {
 pub struct Probed {
     /// How long it took.
     pub latency: Duration,
-    /// How far the store's clock is ahead of this machine's, in milliseconds, if it was asked.
-    pub clock_offset_ms: Option<i64>,
+    /// How far the store's clock is ahead of this machine's, if it was asked.
+    pub clock: Option<Distance>,
     /// Which database it is, if it has an identity.
     pub database_id: Option<Uuid>,
 }
@@ -311,7 +312,7 @@ mod tests {
                 .min(self.answers.len() - 1);
             let probed = Probed {
                 latency: Duration::ZERO,
-                clock_offset_ms: None,
+                clock: None,
                 database_id: None,
             };
             self.answers[asked]

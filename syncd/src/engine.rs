@@ -230,10 +230,11 @@ fn broken(defect: &JoinError) -> WorkerError {
 
 /// Keeps the node's clock by PostgreSQL's, and says when the machine's own is wrong.
 fn learn_time(clock: &Clock, skewed: &AtomicBool, probed: &Probed) {
-    let Some(offset_ms) = probed.clock_offset_ms else {
+    let Some(distance) = probed.clock else {
         return;
     };
-    clock.set_offset_ms(offset_ms);
+    clock.learn(distance);
+    let offset_ms = distance.wall_ms();
     #[expect(clippy::cast_precision_loss, reason = "a skew for people")]
     let skew_seconds = offset_ms as f64 / 1_000.0;
     metrics::show_skew(skew_seconds);

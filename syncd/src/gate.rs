@@ -1,4 +1,5 @@
-//! What must be true before a lane writes into its store: it is there, it is the right database, and its schema fits.
+//! What must be true before a lane writes into its store: it is there, it is the right database, its schema fits, and
+//! stamps made without knowing its time are corrected.
 
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,12 @@ impl PostgresGate {
             Standing::Unsound(_) if self.migrated_just_now() => Err(Bar::Away),
             _ => open(standing),
         }?;
-        self.bind().await
+        self.bind().await?;
+        self.buffer
+            .settle_time()
+            .await
+            .map(drop)
+            .map_err(Bar::Buffer)
     }
 
     fn migrated_just_now(&self) -> bool {

@@ -48,8 +48,12 @@ impl Retention {
         }
     }
 
-    /// Does all that is due. What fails is due again in the next cycle.
+    /// Does all that is due. What fails is due again in the next cycle. Where PostgreSQL's time is to be known but isn't
+    /// yet, nothing is due: by a wrong clock everything may be too old.
     async fn cycle(&self) {
+        if self.postgres.is_some() && self.buffer.clock().boot_distance_us().is_none() {
+            return;
+        }
         if let Err(error) = self.clear_buffer().await {
             tracing::warn!(%error, "retention can't clear the buffer, and tries again");
         }

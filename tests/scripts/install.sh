@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests, the demo and the benchmark need beyond Rust: a C
-# compiler, PostgreSQL and Redis as programs. Says what it does, changes nothing
+# compiler, PostgreSQL and Redis as programs, libfaketime. Says what it does, changes nothing
 # where all is there, and neither creates a cluster nor starts a service: the
 # tests run private instances of their own.
 #
@@ -28,10 +28,16 @@ has_postgres() {
     return 1
 }
 
+# What gives a process another wall clock, for tests/tests/clocks.rs.
+has_faketime() {
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null
+}
+
 missing_packages() {
     has_postgres || postgres_package
     command -v redis-server >/dev/null || echo redis-server
     command -v make >/dev/null || echo make
+    has_faketime || echo libfaketime
     command -v cc >/dev/null || echo gcc libc6-dev
 }
 

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::domain::{Priority, ResourceKey, Timestamp};
 
+use super::epoch::{Epochs, correct};
 use super::queue::Queued;
 use super::schema::{Decoded, Item, Lane, Place, checksum, decode};
 
@@ -139,11 +140,12 @@ pub(super) struct Gathering<'g> {
     last: Option<Place>,
     limit: usize,
     skip: &'g Skip,
+    epochs: &'g Epochs,
     now: Timestamp,
 }
 
 impl<'g> Gathering<'g> {
-    pub(super) fn new(limit: usize, skip: &'g Skip, now: Timestamp) -> Self {
+    pub(super) fn new(limit: usize, skip: &'g Skip, epochs: &'g Epochs, now: Timestamp) -> Self {
         Gathering {
             batch: Batch::default(),
             held: HashSet::new(),
@@ -151,6 +153,7 @@ impl<'g> Gathering<'g> {
             last: None,
             limit,
             skip,
+            epochs,
             now,
         }
     }
@@ -184,7 +187,7 @@ impl<'g> Gathering<'g> {
         if self.skip.places.contains(&place) {
             return;
         }
-        let item: Item = match decode(bytes) {
+        let mut item: Item = match decode(bytes) {
             Decoded::Whole(item) => item,
             Decoded::Damaged => return self.batch.damaged.push(place),
             Decoded::Newer => {
@@ -200,6 +203,7 @@ impl<'g> Gathering<'g> {
             self.batch.next_due = self.batch.next_due.into_iter().chain([due]).min();
             self.pass_over(key);
         } else {
+            correct(&mut item, self.epochs);
             self.batch.items.push(Queued {
                 place,
                 checksum: checksum(bytes),

@@ -17,6 +17,7 @@
 //! This module knows nothing of the stores, and none of its transactions is held across network I/O.
 
 mod batch;
+mod epoch;
 mod error;
 mod file;
 mod index;

@@ -11,6 +11,7 @@ use crate::domain::{
     Stamp, State, Timestamp, judge,
 };
 
+use super::epoch;
 use super::error::BufferError;
 use super::index::PendingIndex;
 use super::schema::{
@@ -112,7 +113,12 @@ pub(super) fn append(
     if transaction.counters.pending >= room {
         return Err(BufferError::Full { max_items: room });
     }
-    stamp(transaction, clock, &mut item.operation);
+    if !item.operation.stamp.is_set() && Lane::of(&item.operation) == Lane::Postgres {
+        epoch::stamp(transaction, clock, &mut item)?;
+    }
+    if item.epoch.is_none() {
+        stamp(transaction, clock, &mut item.operation);
+    }
     item.operation.buffered = true;
     let key = item.operation.resource();
     let waiting = present(transaction, index, &key)?;

@@ -2,6 +2,7 @@
 //!
 //! A read transaction pins every page it can see, so each is short: read, close, then act.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use crate::domain::{
 };
 
 use super::batch::{Batch, Skip};
+use super::epoch::KnownTime;
 use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
@@ -77,6 +79,14 @@ pub struct PendingView {
     pub state: State,
     /// The operations that wait, in the order they were accepted.
     pub operations: Vec<Item>,
+}
+
+impl PendingView {
+    /// Whether its stamps may still be corrected, since PostgreSQL's clock isn't known: then they must not be compared
+    /// with others for longer than it takes to show them.
+    pub fn is_provisional(&self) -> bool {
+        self.operations.iter().any(|item| item.epoch.is_some())
+    }
 }
 
 enum Source {
@@ -175,7 +185,13 @@ impl Reader {
             generation,
             path: self.path(),
             index: &self.index,
+            epochs: OnceCell::new(),
         }
+    }
+
+    /// What the file knows of PostgreSQL's clock, and whether stamps still wait for their correction.
+    pub(super) fn time_notes(&self) -> Result<(Option<KnownTime>, bool), BufferError> {
+        self.read(|snap| Ok((snap.known_time()?, snap.has_open_epoch()?)))
     }
 
     /// Refuses a file of a newer schema. A new file has none yet.

@@ -8,9 +8,10 @@
 //! | `set_aside` | sequence number → bytes of an item whose checksum is wrong |
 //! | `revocations`, `sessions` | session id → revocation, session |
 //! | `commits` | writer → its last group commit, to learn the fate of a commit that returned an error |
-//! | `meta` | schema version, [counters](Counters), database |
+//! | `epochs` | run of the machine → [epoch](super::epoch::Epoch) of stamps made before PostgreSQL's clock was known |
+//! | `meta` | schema version, [counters](Counters), database, what is known of PostgreSQL's clock |
 //!
-//! All keys but those of `revocations` and `sessions`, which stay small, grow with time: appending to the end of a
+//! All keys but those of `revocations`, `sessions` and `epochs`, which stay small, grow with time: appending to the end of a
 //! B-tree costs the same at a million items as at none, inserting at random 5 to 12 times as much. What has to be
 //! found by resource, user or operation is therefore an index in memory (see `index.rs`).
 //!
@@ -20,6 +21,7 @@
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::BootId;
 use crate::domain::{
     Kind, Operation, OperationId, OperationRecord, OperationState, Priority, ResourceKey,
     SessionId, Stamp, State, TaskId, Timestamp, UserId,
@@ -106,6 +108,8 @@ pub(super) const REVOCATIONS: TableDefinition<'static, &'static str, &'static [u
 pub(super) const SESSIONS: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("sessions");
 pub(super) const COMMITS: TableDefinition<'static, u64, u64> = TableDefinition::new("commits");
+pub(super) const EPOCHS: TableDefinition<'static, u128, &'static [u8]> =
+    TableDefinition::new("epochs");
 pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("meta");
 
@@ -114,6 +118,7 @@ pub(super) const SCHEMA_KEY: &str = "schema_version";
 pub(super) const COUNTERS_KEY: &str = "counters";
 pub(super) const DATABASE_KEY: &str = "database";
 pub(super) const NODE_BASE_KEY: &str = "node_base";
+pub(super) const CLOCK_KEY: &str = "clock";
 
 /// What has been counted since the file was made; changed in the transactions that do what is counted.
 ///
@@ -124,7 +129,7 @@ pub struct Counters {
     pub next_seq: u64,
     /// The number the next finished record gets.
     pub next_finish: u64,
-    /// The greatest stamp of any item ever accepted.
+    /// The greatest stamp of any item ever accepted; of items of an epoch only once that has its place.
     pub high_water: i64,
     /// Writers that have opened the file.
     pub writers: u64,
@@ -168,6 +173,8 @@ pub struct Item {
     pub last_error: Option<String>,
     /// When to try it again, if not at once.
     pub not_before: Option<Timestamp>,
+    /// The run of the machine by whose clock it is stamped, while it is not known how far that is from PostgreSQL's.
+    pub epoch: Option<BootId>,
 }
 
 impl Item {
@@ -179,6 +186,7 @@ impl Item {
             retries: 0,
             last_error: None,
             not_before: None,
+            epoch: None,
         }
     }
 

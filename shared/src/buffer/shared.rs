@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::config::BufferConfig;
-use crate::domain::{NodeId, Operation, OperationId, Revocation, Session, State};
+use crate::domain::{NodeId, Operation, OperationId, Revocation, Session, Stamp, State};
 
+use super::epoch::{self, KnownTime};
 use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
@@ -62,6 +63,17 @@ impl Buffer {
     /// When the file can't be made, opened, read or written, is damaged, of a newer schema, or on a network file
     /// system. Nothing is changed then.
     pub fn open(config: &BufferConfig) -> Result<Self, BufferError> {
+        Buffer::open_by(config, Reading::take)
+    }
+
+    /// The same, by other clocks than this machine's.
+    ///
+    /// # Errors
+    /// As [`Buffer::open`].
+    pub fn open_by(
+        config: &BufferConfig,
+        source: impl Fn() -> Reading + Send + Sync + 'static,
+    ) -> Result<Self, BufferError> {
         let file = Arc::new(OpenFile::open(&config.path)?);
         let index = Arc::<Mutex<PendingIndex>>::default();
         let reader = Reader::shared(Arc::clone(&file), Arc::clone(&index));
@@ -70,6 +82,10 @@ impl Buffer {
             node_number,
             writer_number,
         } = file.guard(|| register(&file, &file.handle()))?;
+        let clock = Clock::reading(NodeId::from_number(node_number), source);
+        if let (Some(known), _) = reader.time_notes()? {
+            known.tell(&clock);
+        }
         let (writer, thread) = Writer::start(Arc::clone(&file), writer_number, DEADLINE)?;
         Ok(Buffer(Arc::new(Inner {
             path: config.path.clone(),
@@ -78,7 +94,7 @@ impl Buffer {
             file,
             reader,
             index,
-            clock: Arc::new(Clock::new(NodeId::from_number(node_number))),
+            clock: Arc::new(clock),
             writer: Mutex::new(Some(Arc::new(writer))),
             thread: Mutex::new(Some(thread)),
         })))
@@ -328,6 +344,36 @@ impl Buffer {
             .map_err(|error| transaction.storage(error))
         })
         .await
+    }
+
+    /// Writes down what the clock knows of PostgreSQL's, and corrects the stamps that were made before anybody on this
+    /// machine knew it: to be called before anything is applied. Does nothing while the clock knows nothing, or nothing
+    /// new. Gives how many runs of the machine had stamps to correct.
+    ///
+    /// # Errors
+    /// When the file can't be read or written; the stamps are then as they were.
+    pub async fn settle_time(&self) -> Result<usize, BufferError> {
+        let Some(known) = KnownTime::of(&self.0.clock) else {
+            return Ok(0);
+        };
+        let (noted, has_open_epoch) = self.read(Reader::time_notes).await?;
+        if !has_open_epoch && !known.is_news(noted) {
+            return Ok(0);
+        }
+        let clock = Arc::clone(&self.0.clock);
+        let settle = move |transaction: &mut Transaction<'_>| {
+            let decided = epoch::settle(transaction, known, clock.now())?;
+            clock.observe(Stamp::from_i64(transaction.counters.high_water));
+            Ok(decided)
+        };
+        let decided = self.submit(settle).await?;
+        if decided > 0 {
+            tracing::info!(
+                runs = decided,
+                "stamps made without postgres' clock have been corrected"
+            );
+        }
+        Ok(decided)
     }
 
     /// The file's size in bytes.

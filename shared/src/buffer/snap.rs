@@ -1,5 +1,6 @@
 //! One read transaction: a snapshot of the last commit of any process.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -10,13 +11,14 @@ use uuid::Uuid;
 use crate::domain::{OperationId, OperationRecord, Priority, ResourceKey, Timestamp, UserId};
 
 use super::batch::{Batch, Gathering, Skip};
+use super::epoch::{self, Epoch, Epochs, KnownTime};
 use super::error::BufferError;
 use super::index::PendingIndex;
 use super::queue::{Queued, whole};
 use super::reader::Snapshot;
 use super::schema::{
-    COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, FINISHED, FinishedBatch, Item,
-    Lane, META, Place, SET_ASIDE, decode, operation_key, queue, queues,
+    CLOCK_KEY, COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, EPOCHS, FINISHED,
+    FinishedBatch, Item, Lane, META, Place, SET_ASIDE, decode, operation_key, queue, queues,
 };
 
 /// A read transaction and what it needs to be read.
@@ -26,6 +28,8 @@ pub(super) struct Snap<'r> {
     pub(super) generation: u64,
     pub(super) path: &'r Path,
     pub(super) index: &'r Mutex<PendingIndex>,
+    /// Read when first needed.
+    pub(super) epochs: OnceCell<Epochs>,
 }
 
 impl Snap<'_> {
@@ -90,10 +94,11 @@ impl Snap<'_> {
             waiting[lane as usize][usize::from(priority.number()) - 1] =
                 table.len().map_err(|error| self.storage(error))?;
             let first = table.first().map_err(|error| self.storage(error))?;
-            let accepted = first.and_then(|(seq, bytes)| {
+            let first = first.and_then(|(seq, bytes)| {
                 whole(Place::new(lane, priority, seq.value()), bytes.value())
-                    .map(|queued| queued.item.operation.accepted_at)
             });
+            let first = first.map(|queued| self.corrected(queued)).transpose()?;
+            let accepted = first.map(|queued| queued.item.operation.accepted_at);
             oldest = oldest.into_iter().chain(accepted).min();
         }
         let database = self.meta(DATABASE_KEY)?;
@@ -116,7 +121,7 @@ impl Snap<'_> {
         skip: &Skip,
         now: Timestamp,
     ) -> Result<Batch, BufferError> {
-        let mut gathered = Gathering::new(limit, skip, now);
+        let mut gathered = Gathering::new(limit, skip, self.epochs()?, now);
         for priority in Priority::ALL {
             let Some(table) = self.table(queue(lane, priority))? else {
                 continue;
@@ -187,7 +192,40 @@ impl Snap<'_> {
         let bytes = table
             .get(place.seq())
             .map_err(|error| self.storage(error))?;
-        Ok(bytes.and_then(|bytes| whole(place, bytes.value())))
+        let queued = bytes.and_then(|bytes| whole(place, bytes.value()));
+        queued.map(|queued| self.corrected(queued)).transpose()
+    }
+
+    fn corrected(&self, mut queued: Queued) -> Result<Queued, BufferError> {
+        if queued.item.epoch.is_some() {
+            epoch::correct(&mut queued.item, self.epochs()?);
+        }
+        Ok(queued)
+    }
+
+    fn epochs(&self) -> Result<&Epochs, BufferError> {
+        if let Some(epochs) = self.epochs.get() {
+            return Ok(epochs);
+        }
+        let mut epochs = Epochs::new();
+        if let Some(table) = self.table(EPOCHS)? {
+            for entry in table.iter().map_err(|error| self.storage(error))? {
+                let (key, bytes) = entry.map_err(|error| self.storage(error))?;
+                let epoch = whole_value::<Epoch>(bytes.value());
+                epochs.extend(epoch.map(|epoch| (key.value(), epoch)));
+            }
+        }
+        Ok(self.epochs.get_or_init(|| epochs))
+    }
+
+    /// Whether an epoch's place is still to be decided.
+    pub(super) fn has_open_epoch(&self) -> Result<bool, BufferError> {
+        Ok(epoch::is_open(self.epochs()?))
+    }
+
+    /// What the file knows of PostgreSQL's clock.
+    pub(super) fn known_time(&self) -> Result<Option<KnownTime>, BufferError> {
+        Ok(self.meta(CLOCK_KEY)?.and_then(|bytes| whole_value(&bytes)))
     }
 
     pub(super) fn items_of(&self, key: &ResourceKey) -> Result<Vec<Queued>, BufferError> {

@@ -64,6 +64,18 @@ impl Stamp {
         self.0 >> NODE_BITS
     }
 
+    /// The greatest stamp of a tick, whoever makes it.
+    pub fn last_of(tick: i64) -> Self {
+        Stamp::new(tick, NodeId::from_number(u64::MAX))
+    }
+
+    /// The same writer's stamp this many ticks later, or earlier where it is negative.
+    pub fn moved_by(self, ticks: i64) -> Self {
+        let tick = self.tick().saturating_add(ticks).clamp(0, MAX_TICK);
+        let node = self.0 & ((1 << NODE_BITS) - 1);
+        Stamp((tick << NODE_BITS) | node)
+    }
+
     /// The first tick of a millisecond of the Unix epoch. Times before 2020 give 0.
     pub fn tick_at(unix_ms: i64) -> i64 {
         unix_ms
@@ -154,6 +166,21 @@ mod tests {
         assert!(Stamp::new(Stamp::tick_at(i64::MAX), node).as_i64() > 0);
         assert_eq!(Stamp::tick_at(i64::MIN), 0);
         assert!(Stamp::new(i64::MAX, node) >= Stamp::new(MAX_TICK, NodeId::from_number(0)));
+    }
+
+    #[test]
+    fn a_moved_stamp_keeps_its_writer_and_the_order() {
+        let tick = Stamp::tick_at(1_795_000_000_123) + 7;
+        let (low, high) = (NodeId::from_number(1), NodeId::from_number(2));
+        for ticks in [-1_000_000, 0, 12_345] {
+            assert_eq!(
+                Stamp::new(tick, low).moved_by(ticks),
+                Stamp::new(tick + ticks, low)
+            );
+            assert!(Stamp::new(tick, low).moved_by(ticks) < Stamp::new(tick, high).moved_by(ticks));
+        }
+        assert!(Stamp::last_of(tick) >= Stamp::new(tick, high));
+        assert_eq!(Stamp::new(tick, low).moved_by(i64::MIN).tick(), 0);
     }
 
     #[test]

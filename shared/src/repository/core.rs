@@ -206,8 +206,9 @@ fn note_probe(
 ) -> impl Fn(&Probed) + Send + Sync + 'static {
     let bound = Arc::new(Mutex::new(None));
     move |probed| {
-        if let Some(offset_ms) = probed.clock_offset_ms {
-            buffer.clock().set_offset_ms(offset_ms);
+        if let Some(distance) = probed.clock {
+            buffer.clock().learn(distance);
+            tokio::spawn(settle_time(buffer.clone()));
         }
         let mut bound_to = bound
             .lock()
@@ -221,6 +222,12 @@ fn note_probe(
                 Arc::clone(&bound),
             ));
         }
+    }
+}
+
+async fn settle_time(buffer: Buffer) {
+    if let Err(error) = buffer.settle_time().await {
+        tracing::warn!(%error, "can't note postgres' time in the buffer; trying again at the next probe");
     }
 }
 

@@ -71,8 +71,8 @@ impl Repository {
         if let Ok(snapshot) = self.0.read(Reader::snapshot).await {
             set_gauges(&snapshot, self.0.buffer.max_items(), self.now());
         }
-        if let Some(offset_ms) = self.0.buffer.clock().offset_ms() {
-            metrics::gauge!(metric::CLOCK_SKEW_SECONDS).set(offset_ms as f64 / 1000.0);
+        if let Some(skew_ms) = self.0.buffer.clock().skew_ms() {
+            metrics::gauge!(metric::CLOCK_SKEW_SECONDS).set(skew_ms as f64 / 1000.0);
         }
     }
 }

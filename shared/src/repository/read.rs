@@ -147,9 +147,14 @@ impl Repository {
         } else {
             SyncState::Synced
         };
+        if let Some(stored) = &stored {
+            self.0.buffer.clock().observe(stored.newest());
+        }
+        let is_provisional = view.as_ref().is_some_and(PendingView::is_provisional);
         let state = merged([stored, view.map(|view| view.state)]).filter(is_known)?;
-        self.0.buffer.clock().observe(state.newest());
-        self.0.cache.remember(user, key, &state);
+        if !is_provisional {
+            self.0.cache.remember(user, key, &state);
+        }
         Some(Found {
             value: state,
             sync_state,

@@ -29,8 +29,6 @@ enum Attempt {
         operation: Box<Operation>,
         maybe_done: bool,
     },
-    /// The store will not take it, now or later.
-    Impossible,
 }
 
 impl Repository {
@@ -71,7 +69,6 @@ impl Repository {
         match self.attempt(lane, operation).await {
             Attempt::Done(written) => Ok(*written),
             Attempt::Refused(rejection) => Err(WriteError::Rejected(rejection)),
-            Attempt::Impossible => Err(WriteError::Unavailable),
             Attempt::Elsewhere {
                 operation,
                 maybe_done,
@@ -184,6 +181,8 @@ impl Repository {
         } else {
             None
         };
+        // While nobody knows PostgreSQL's time, stamps may be corrected later: none of them may stay in the cache.
+        let is_time_known = self.0.buffer.clock().boot_distance_us().is_some();
         let accepted = self
             .0
             .buffer
@@ -192,7 +191,7 @@ impl Repository {
             .map_err(refusal)?;
         let parts = [known, pending.map(|view| view.state), accepted.change()];
         let state = merged(parts);
-        if let Some(state) = &state {
+        if let Some(state) = state.as_ref().filter(|_| is_time_known) {
             self.0.cache.remember(&user, key, state);
         }
         Ok(Written {
@@ -253,9 +252,13 @@ fn after_failure(
     };
     health.report_failure(&error);
     match error.class() {
+        // One bad item or a bad deployment: telling them apart, and trying again, is the drain's.
         FailureClass::Item => {
-            tracing::error!(operation_id = %operation.id, %error, "postgres will not take a valid write");
-            Attempt::Impossible
+            tracing::error!(operation_id = %operation.id, %error, "postgres will not take a valid write; it goes to the buffer");
+            Attempt::Elsewhere {
+                operation,
+                maybe_done: false,
+            }
         }
         class => {
             tracing::debug!(operation_id = %operation.id, %error, ?class, "direct write goes to the buffer");

@@ -321,7 +321,7 @@ impl Redis {
         self.probe.keep(connection);
         Ok(Probed {
             latency: started.elapsed(),
-            clock_offset_ms: None,
+            clock: None,
             database_id: None,
         })
     }

@@ -84,7 +84,7 @@ fn export(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
 }
 
 async fn retry(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
-    let ids = ids_in_order(&with_followers(config, chosen_letters(config, chosen)?)?);
+    let ids = ids_in_order(with_followers(config, chosen_letters(config, chosen)?)?);
     let buffer = place::buffer(config).await?;
     let mut queued = 0;
     for step in ids.chunks(STEP) {
@@ -94,7 +94,7 @@ async fn retry(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
 }
 
 async fn discard(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
-    let ids = ids_in_order(&chosen_letters(config, chosen)?);
+    let ids = ids_in_order(chosen_letters(config, chosen)?);
     let buffer = place::buffer(config).await?;
     let mut discarded = 0;
     for step in ids.chunks(STEP) {
@@ -129,7 +129,7 @@ async fn retry_archived(
             fresh.push(letter);
         }
     }
-    fresh.sort_by_key(|letter| letter.item.operation.id);
+    in_order(&mut fresh);
     let buffer = place::buffer(config).await?;
     let mut queued = 0;
     for step in fresh.chunks(STEP) {
@@ -223,15 +223,17 @@ fn first(reader: &Reader, limit: usize) -> Result<Vec<DeadLetter>, Failure> {
     Ok(letters)
 }
 
-/// Ids increase with the time their operations were made, so in their order a create comes before what depends on it.
-fn ids_in_order(letters: &[DeadLetter]) -> Vec<OperationId> {
-    let mut ids: Vec<OperationId> = letters
-        .iter()
-        .map(|letter| letter.item.operation.id)
-        .collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
+/// Stamps increase in the order in which operations on a resource were accepted, whatever a clock did: so a create comes
+/// before what depends on it.
+fn in_order(letters: &mut [DeadLetter]) {
+    letters.sort_by_key(|letter| (letter.item.operation.stamp, letter.item.operation.id));
+}
+
+fn ids_in_order(mut letters: Vec<DeadLetter>) -> Vec<OperationId> {
+    in_order(&mut letters);
+    let mut seen = HashSet::new();
+    let ids = letters.iter().map(|letter| letter.item.operation.id);
+    ids.filter(|id| seen.insert(*id)).collect()
 }
 
 fn views(letters: &[DeadLetter]) -> Vec<OperationView> {

@@ -9,6 +9,7 @@
 
 mod backlog;
 mod bare;
+mod catchup;
 mod drain;
 mod footprint;
 mod keep_alive;
@@ -79,6 +80,8 @@ enum Part {
     Web,
     /// Draining.
     Drain,
+    /// Live requests while a backlog is drained.
+    Catchup,
 }
 
 #[tokio::main]
@@ -127,12 +130,16 @@ async fn measure(arguments: &Arguments, seed: u64) -> Result<Report> {
     let mut random = Random::new(seed);
     let mut report = Report::new(machine::look(seed)?);
     let stage = Stage::set_up().await?;
-    if arguments.only != Some(Part::Drain) {
+    let wants = |part: Part| arguments.only.is_none_or(|only| only == part);
+    if wants(Part::Web) {
         let full = footprint::measure(&stage, &plan, &mut report).await?;
         web::measure(&stage, full, &plan, &mut random, &mut report).await?;
     }
-    if arguments.only != Some(Part::Web) {
+    if wants(Part::Drain) {
         drain::measure(&stage, &plan, &mut random, &mut report).await?;
+    }
+    if wants(Part::Catchup) {
+        catchup::measure(&stage, &plan, &mut random, &mut report).await?;
     }
     report.machine.sync_after_ms = machine::sync_ms()?;
     Ok(report)

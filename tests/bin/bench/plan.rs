@@ -13,8 +13,21 @@ pub struct Plan {
     pub rounds: usize,
     /// Length of a slice.
     pub slice: Duration,
+    /// Catching up beside live requests.
+    pub catch_up: CatchUp,
     drain_small: u64,
     drain_rounds: (usize, usize),
+}
+
+/// The course of the catch-up.
+#[derive(Debug, Clone, Copy)]
+pub struct CatchUp {
+    /// Items drained in each round.
+    pub items: u64,
+    /// Rounds.
+    pub rounds: usize,
+    /// Length of a phase without a drain; there is one before and one after it.
+    pub phase: Duration,
 }
 
 impl Plan {
@@ -25,6 +38,11 @@ impl Plan {
             clients: vec![1, 16, 64],
             rounds: 36,
             slice: Duration::from_millis(350),
+            catch_up: CatchUp {
+                items: 200_000,
+                rounds: 3,
+                phase: Duration::from_secs(4),
+            },
             drain_small: 100_000,
             drain_rounds: (7, 2),
         }
@@ -37,6 +55,11 @@ impl Plan {
             clients: vec![1, 16],
             rounds: 2,
             slice: Duration::from_millis(100),
+            catch_up: CatchUp {
+                items: 5_000,
+                rounds: 1,
+                phase: Duration::from_millis(500),
+            },
             drain_small: 5_000,
             drain_rounds: (1, 1),
         }

@@ -81,7 +81,7 @@ async fn a_store_comes_up_with_its_first_probe() -> Result<()> {
     let status = watch.health.status();
     assert!(status.latency.is_some() && status.error.is_none() && status.class.is_none());
     let probed = watch.health.last_probe().expect("probed");
-    assert!(probed.database_id.is_some() && probed.clock_offset_ms.is_some());
+    assert!(probed.database_id.is_some() && probed.clock.is_some());
     assert!(
         watch.probes.load(Ordering::Relaxed) >= 1,
         "told before it counts as up"

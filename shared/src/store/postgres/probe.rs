@@ -1,13 +1,13 @@
 //! The health probe: a real write, on a connection of its own, so that it neither waits for a busy pool nor finds
 //! well what can only be read.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
 use super::migrate::newest_version;
 use super::session::Sessions;
+use crate::clock::{Distance, Reading};
+use crate::domain::Timestamp;
 use crate::health::Probed;
 use crate::store::pool::{Connector as _, Reserved};
 use crate::store::{FailureClass, StoreError};
@@ -71,7 +71,7 @@ async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
 
 async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, StoreError> {
     let started = Instant::now();
-    let clock_offset_ms = clock_offset_ms(connection).await?;
+    let clock = clock_distance(connection).await?;
     let database_id = sqlx::query_scalar!(
         "INSERT INTO holdfast_probes (slot, probed_at) VALUES ($1, clock_timestamp()) \
          ON CONFLICT (slot) DO UPDATE SET probed_at = EXCLUDED.probed_at \
@@ -82,26 +82,19 @@ async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, Store
     .await?;
     Ok(Probed {
         latency: started.elapsed(),
-        clock_offset_ms: Some(clock_offset_ms),
+        clock: Some(clock),
         database_id,
     })
 }
 
 /// How far the database's clock is ahead: its time against ours in the middle of the round trip, as NTP does. Asked
 /// apart from the write, whose commit waits for a disk.
-async fn clock_offset_ms(connection: &mut PgConnection) -> Result<i64, StoreError> {
-    let asked_at_us = local_time_us();
-    let asked = Instant::now();
+async fn clock_distance(connection: &mut PgConnection) -> Result<Distance, StoreError> {
+    let asked = Reading::take();
     let theirs = sqlx::query_scalar!("SELECT clock_timestamp() AS \"now!\"")
         .fetch_one(connection)
         .await?;
-    let half_us = i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or(i64::MAX);
-    Ok((theirs.timestamp_micros() - asked_at_us.saturating_add(half_us)) / 1000)
-}
-
-fn local_time_us() -> i64 {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+    let round_trip_us = Reading::take().since_boot_us() - asked.since_boot_us();
+    let when_asked = Timestamp::from_micros(theirs.timestamp_micros() - round_trip_us / 2);
+    Ok(Distance::between(&asked, when_asked))
 }
