@@ -2,7 +2,8 @@
 //!
 //! Doctrine: a cycle takes no input and repeats harmlessly; the interval, a store that came back, new items and an
 //! operator's signal all lead to the same cycle; the next one is the retry. A cycle takes steps until one says there is
-//! no more to do now, with no waiting in between; the worker decides only what to wait for then.
+//! no more to do now, with no waiting in between but what a step itself asks for, to make room for others; the worker
+//! decides only what to wait for then.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -140,6 +141,10 @@ impl<S: Sink> Worker<S> {
         while !self.is_stopped() {
             match self.step().await {
                 Ok(Step::Advanced) => self.count_settled(),
+                Ok(Step::Breathes(rest)) => {
+                    self.count_settled();
+                    self.wait(Rest::Pause(rest)).await;
+                }
                 Ok(step) => return Ok(self.end(step)),
                 Err(error) => return Ok(self.end_blind(&error)),
             }
@@ -175,7 +180,7 @@ impl<S: Sink> Worker<S> {
     fn end(&mut self, step: Step) -> Rest {
         self.count_settled();
         match step {
-            Step::Advanced => Rest::Idle(Some(Instant::now())),
+            Step::Advanced | Step::Breathes(_) => Rest::Idle(Some(Instant::now())),
             Step::Rested(due) => {
                 self.tell_end("finished");
                 self.post(Doing::Resting);

@@ -38,11 +38,12 @@ impl BatchSize {
         self.first
     }
 
-    /// Learns from a batch that was applied whole: doubles after a full one that was fast, halves after a slow one.
-    pub fn applied(&mut self, items: usize, took: Duration) {
-        if took >= GOOD_LATENCY {
+    /// Learns from a batch that was applied whole: doubles after a full one that was fast, halves after a slow one. With
+    /// a `limit` it keeps below that: doubles only when twice as much would still do.
+    pub fn applied(&mut self, items: usize, took: Duration, limit: Option<Duration>) {
+        if took >= limit.unwrap_or(GOOD_LATENCY) {
             self.halve();
-        } else if items >= self.current {
+        } else if items >= self.current && limit.is_none_or(|limit| took * 2 < limit) {
             self.current = self.current.saturating_mul(2).min(self.max);
         }
     }
@@ -79,7 +80,7 @@ mod tests {
         let mut size = BatchSize::new(50, 300);
         let sizes: Vec<usize> = (0..5)
             .map(|_| {
-                size.applied(size.get(), FAST);
+                size.applied(size.get(), FAST, None);
                 size.get()
             })
             .collect();
@@ -89,25 +90,37 @@ mod tests {
     #[test]
     fn a_batch_that_was_not_full_proves_nothing() {
         let mut size = BatchSize::new(50, 300);
-        size.applied(49, FAST);
+        size.applied(49, FAST, None);
         assert_eq!(size.get(), 50);
     }
 
     #[test]
     fn slow_batches_halve_down_to_the_first_size() {
         let mut size = BatchSize::new(50, 400);
-        (0..3).for_each(|_| size.applied(size.get(), FAST));
+        (0..3).for_each(|_| size.applied(size.get(), FAST, None));
         assert_eq!(size.get(), 400);
-        size.applied(10, SLOW);
+        size.applied(10, SLOW, None);
         assert_eq!(size.get(), 200);
-        (0..5).for_each(|_| size.applied(200, SLOW));
+        (0..5).for_each(|_| size.applied(200, SLOW, None));
+        assert_eq!(size.get(), 50);
+    }
+
+    #[test]
+    fn within_a_limit_a_batch_grows_only_as_far_as_it_allows() {
+        let limit = Some(Duration::from_millis(20));
+        let mut size = BatchSize::new(50, 2_000);
+        size.applied(50, Duration::from_millis(9), limit);
+        assert_eq!(size.get(), 100);
+        size.applied(100, Duration::from_millis(10), limit);
+        assert_eq!(size.get(), 100);
+        size.applied(100, Duration::from_millis(20), limit);
         assert_eq!(size.get(), 50);
     }
 
     #[test]
     fn an_outage_begins_anew() {
         let mut size = BatchSize::new(50, 400);
-        size.applied(50, FAST);
+        size.applied(50, FAST, None);
         size.reset();
         assert_eq!(size.get(), 50);
     }
@@ -115,7 +128,7 @@ mod tests {
     #[test]
     fn new_bounds_hold_at_once() {
         let mut size = BatchSize::new(50, 400);
-        (0..3).for_each(|_| size.applied(size.get(), FAST));
+        (0..3).for_each(|_| size.applied(size.get(), FAST, None));
         size.set_bounds(10, 100);
         assert_eq!((size.get(), size.first()), (100, 10));
         size.set_bounds(200, 800);

@@ -22,6 +22,7 @@ use holdfast_shared::domain::{OperationId, Outcome, Rejection, ResourceKey};
 use tokio::task::JoinHandle;
 
 use super::batch_size::BatchSize;
+use super::courtesy::Courtesy;
 use super::deaths::{self, Cause};
 use super::judgement::{Judgement, Obstacle, Trouble, judge, resource};
 use super::orphans::Orphans;
@@ -47,6 +48,8 @@ const PASS_LIMIT: Duration = Duration::from_secs(1);
 pub enum Step {
     /// There may be more to do at once.
     Advanced,
+    /// The same, after a rest, since the store serves others too.
+    Breathes(Duration),
     /// Nothing is to be done until new items come, or until this time.
     Rested(Option<Instant>),
     /// The store is not usable.
@@ -77,6 +80,7 @@ pub struct Drain<S> {
     /// The parked resources whose turn it is in this batch.
     retried: HashSet<ResourceKey>,
     pass: Pass,
+    courtesy: Courtesy,
     suspicion: Suspicion<Refused>,
     orphans: Orphans,
     settling: Option<Settling>,
@@ -132,6 +136,7 @@ impl<S: Sink> Drain<S> {
             parking: Parking::default(),
             retried: HashSet::new(),
             pass: Pass::default(),
+            courtesy: Courtesy::default(),
             suspicion: Suspicion::default(),
             orphans: Orphans::default(),
             settling: None,
@@ -218,6 +223,7 @@ impl<S: Sink> Drain<S> {
     /// When the buffer can't be settled. The items stay queued.
     pub async fn work(&mut self, items: Vec<Queued>) -> Result<Step, BufferError> {
         let read = items.len();
+        let began = Instant::now();
         let ahead = self.read_ahead(&items);
         let pass = std::mem::take(&mut self.pass);
         let (mut settlements, items) = self.part_orphans(items);
@@ -239,7 +245,22 @@ impl<S: Sink> Drain<S> {
         self.begin_settling(settlements).await?;
         let step = self.next_after(obstacle, ruling).await?;
         self.ahead = ahead.filter(|_| all_end && step == Step::Advanced);
-        Ok(step)
+        Ok(self.make_room(step, began).await)
+    }
+
+    /// Puts a rest after a step where others are served too.
+    async fn make_room(&mut self, step: Step, began: Instant) -> Step {
+        self.courtesy.count_own();
+        if step != Step::Advanced {
+            return step;
+        }
+        let took = began.elapsed();
+        if self.courtesy.wants_look(Instant::now()) {
+            let commits = self.sink.count_commits().await;
+            self.courtesy.look(commits, Instant::now());
+        }
+        let rest = self.courtesy.rest_after(took, Instant::now());
+        rest.map_or(step, Step::Breathes)
     }
 
     /// Begins to read what comes after `items`, unless resources are put off or suspected: which, these decide.
@@ -473,7 +494,8 @@ impl<S: Sink> Drain<S> {
 
     fn learn_speed(&mut self, judgement: &Judgement, read: usize) {
         if let Some(took) = judgement.in_one {
-            self.size.applied(read, took);
+            let limit = self.courtesy.batch_limit(Instant::now());
+            self.size.applied(read, took, limit);
         } else if !judgement.refused.is_empty() || !judgement.contended.is_empty() {
             self.size.halve();
         }

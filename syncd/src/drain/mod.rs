@@ -17,6 +17,7 @@
 //! Nothing here sleeps, waits for signals or knows of processes; `worker.rs` does.
 
 mod batch_size;
+mod courtesy;
 mod deaths;
 mod judgement;
 mod lane;

@@ -32,6 +32,8 @@ pub(crate) struct Script {
     /// Nothing can be written, and it isn't about rows.
     pub(crate) table_locked: bool,
     pub(crate) asked_for_locks: usize,
+    /// Everybody's transactions.
+    pub(crate) commits: Option<u64>,
     pub(crate) applied: Vec<OperationId>,
     pub(crate) batches: Vec<usize>,
 }
@@ -85,6 +87,10 @@ impl Sink for FakeStore {
                 && !script.unseen_locks.contains(resource)
         };
         Ok(resources.iter().filter(locked).cloned().collect())
+    }
+
+    async fn count_commits(&self) -> Option<u64> {
+        self.script().commits
     }
 
     fn standing(&self) -> Standing {

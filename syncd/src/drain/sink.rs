@@ -26,6 +26,9 @@ pub trait Sink: Send + Sync + 'static {
         resources: &[ResourceKey],
     ) -> impl Future<Output = Result<Vec<ResourceKey>, StoreError>> + Send;
 
+    /// How many transactions the store has committed so far, everybody's; `None` where it doesn't tell.
+    fn count_commits(&self) -> impl Future<Output = Option<u64>> + Send;
+
     /// What is thought of the store now.
     fn standing(&self) -> Standing;
 
@@ -87,6 +90,11 @@ impl Sink for PostgresSink {
 
     async fn find_locked(&self, resources: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
         while_up(&self.health, self.store.find_locked(resources)).await
+    }
+
+    /// Failing at this is no news: the next apply tells.
+    async fn count_commits(&self) -> Option<u64> {
+        self.store.count_commits().await.ok()
     }
 
     fn standing(&self) -> Standing {
@@ -161,6 +169,11 @@ impl Sink for RedisSink {
     /// Redis locks nothing.
     async fn find_locked(&self, _: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
         Ok(Vec::new())
+    }
+
+    /// A revocation is soon written; nobody has to be made room for.
+    async fn count_commits(&self) -> Option<u64> {
+        None
     }
 
     fn standing(&self) -> Standing {

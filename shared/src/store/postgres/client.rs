@@ -8,7 +8,7 @@ use super::ledger::{self, Wanted};
 use super::migrate::{self, MigrationReport};
 use super::probe::WriteProbe;
 use super::session::{Sessions, Timeouts};
-use super::{list, locks, profile, task};
+use super::{list, locks, probe, profile, task};
 use sqlx::postgres::PgConnection;
 
 use crate::config::PostgresConfig;
@@ -254,6 +254,17 @@ impl Postgres {
         let limit = row_limit(limit);
         self.call(async |connection| Ok(ledger::remove(connection, older_than, limit).await?))
             .await
+    }
+
+    /// How many transactions this database has committed so far, everybody's; some of the last second may be missing.
+    ///
+    /// # Errors
+    /// See [`Postgres`].
+    pub async fn count_commits(&self) -> Result<u64, StoreError> {
+        let count = self
+            .call(async |connection| Ok(probe::count_commits(connection).await?))
+            .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// How many operations are recorded, to audit the buffer's counters against. Reads them all.

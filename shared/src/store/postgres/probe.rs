@@ -98,3 +98,12 @@ async fn clock_distance(connection: &mut PgConnection) -> Result<Distance, Store
     let when_asked = Timestamp::from_micros(theirs.timestamp_micros() - round_trip_us / 2);
     Ok(Distance::between(&asked, when_asked))
 }
+
+/// Transactions that this database has committed, as its statistics have it.
+pub(super) async fn count_commits(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT xact_commit AS \"commits!\" FROM pg_stat_database WHERE datname = current_database()"
+    )
+    .fetch_one(connection)
+    .await
+}

@@ -1,0 +1,147 @@
+//! Whether the store serves others while it is drained into, and the room that is then left for them.
+//!
+//! A drain at full speed takes every core and most of the disk's syncs that it can get, and each client's commit waits
+//! for what the drain has written before it. So while others are served, batches are short and each is followed by a
+//! rest; when nobody is, nothing is held back.
+//!
+//! That others are served is told by the store's own count of transactions, less the drain's. PostgreSQL's sessions add
+//! theirs up to a second late. That can only hide others for a moment, not make them up, since what is this drain's is
+//! taken off at once.
+
+use std::time::{Duration, Instant};
+
+/// Between two looks at the count.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Over how long others' transactions are counted.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// Fewer than this a second are health probes and the like.
+const LEAST_PER_SECOND: f64 = 20.0;
+
+/// And fewer than this at all say nothing yet.
+const LEAST_AT_ALL: u64 = 10;
+
+/// How long it is believed that others are served after they were last seen.
+const REMEMBERED: Duration = Duration::from_secs(3);
+
+/// An apply beside others' requests is to take no longer: so long may one of theirs have to wait for it.
+const SHORT_BATCH: Duration = Duration::from_millis(20);
+
+/// How long the rest after a batch is, compared with the batch.
+const REST: f64 = 2.0;
+
+/// Longest rest.
+const LONGEST_REST: Duration = Duration::from_millis(200);
+
+/// A count of transactions, from which on others' are counted.
+#[derive(Debug, Clone, Copy)]
+struct Base {
+    at: Instant,
+    commits: u64,
+}
+
+/// What is known of the others of one store.
+#[derive(Debug, Default)]
+pub struct Courtesy {
+    base: Option<Base>,
+    own: u64,
+    looked_at: Option<Instant>,
+    seen_at: Option<Instant>,
+}
+
+impl Courtesy {
+    /// Whether it is time to ask the store for its count.
+    pub fn wants_look(&self, now: Instant) -> bool {
+        self.looked_at
+            .is_none_or(|at| now.duration_since(at) >= LOOK_INTERVAL)
+    }
+
+    /// Takes in how many transactions the store has counted; `None` where it doesn't.
+    pub fn look(&mut self, commits: Option<u64>, now: Instant) {
+        self.looked_at = Some(now);
+        let Some(commits) = commits else { return };
+        let base = *self.base.get_or_insert(Base { at: now, commits });
+        let others = commits.saturating_sub(base.commits + self.own);
+        let elapsed = now.duration_since(base.at);
+        #[expect(clippy::cast_precision_loss, reason = "few in some seconds")]
+        let is_busy = others as f64 >= LEAST_PER_SECOND * elapsed.as_secs_f64();
+        if others >= LEAST_AT_ALL && is_busy {
+            self.seen_at = Some(now);
+        }
+        if elapsed >= WINDOW {
+            self.base = Some(Base { at: now, commits });
+            self.own = 0;
+        }
+    }
+
+    /// Counts a transaction of this drain's.
+    pub fn count_own(&mut self) {
+        self.own += 1;
+    }
+
+    /// How long an apply may take, if others are served.
+    pub fn batch_limit(&self, now: Instant) -> Option<Duration> {
+        self.serves_others(now).then_some(SHORT_BATCH)
+    }
+
+    /// How long to rest after a batch that took so long; not at all while nobody else is served.
+    pub fn rest_after(&self, took: Duration, now: Instant) -> Option<Duration> {
+        self.serves_others(now)
+            .then(|| took.mul_f64(REST).min(LONGEST_REST))
+    }
+
+    fn serves_others(&self, now: Instant) -> bool {
+        self.seen_at
+            .is_some_and(|at| now.duration_since(at) < REMEMBERED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOK: Duration = Duration::from_millis(15);
+
+    fn after(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn others_are_made_room_for_as_long_as_they_are_there() {
+        let (mut courtesy, start) = (Courtesy::default(), Instant::now());
+        courtesy.look(Some(1_000), start);
+        assert_eq!(courtesy.rest_after(TOOK, start), None);
+        let seen = after(start, 250);
+        assert!(courtesy.wants_look(seen) && !courtesy.wants_look(after(start, 249)));
+        courtesy.look(Some(1_050), seen);
+        assert_eq!(courtesy.rest_after(TOOK, seen), Some(TOOK.mul_f64(REST)));
+        assert_eq!(courtesy.batch_limit(seen), Some(SHORT_BATCH));
+        let long = Duration::from_secs(9);
+        assert_eq!(courtesy.rest_after(long, seen), Some(LONGEST_REST));
+        assert_eq!(courtesy.batch_limit(seen + REMEMBERED), None);
+    }
+
+    #[test]
+    fn the_drain_s_own_transactions_and_probes_are_nobody_s() {
+        let (mut courtesy, start) = (Courtesy::default(), Instant::now());
+        courtesy.look(Some(0), start);
+        for step in 1..200 {
+            (0..10).for_each(|_| courtesy.count_own());
+            // All of its own, reported a second late, and five probes a second.
+            let reported = (step * 10u64).saturating_sub(40) + step * 5 / 4;
+            let now = after(start, step * 250);
+            courtesy.look(Some(reported), now);
+            assert_eq!(courtesy.batch_limit(now), None, "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_does_not_count_is_drained_into_at_full_speed() {
+        let (mut courtesy, start) = (Courtesy::default(), Instant::now());
+        for step in 0..20 {
+            courtesy.look(None, after(start, step * 250));
+        }
+        assert_eq!(courtesy.batch_limit(after(start, 5_000)), None);
+    }
+}
