@@ -58,6 +58,15 @@ uuid_id! {
 }
 
 impl TaskId {
+    /// When it was made, in milliseconds since 1970, as far as the id tells: of [`TaskId::generate`]'s, not of derived
+    /// ones.
+    pub fn made_at_millis(self) -> Option<u64> {
+        (self.0.get_version_num() == 7).then(|| {
+            let (high, _) = self.0.as_u64_pair();
+            high >> 16
+        })
+    }
+
     /// The id of the task that a user's `POST` under an idempotency key creates: the same on every node.
     pub fn derived(user: &UserId, key: &IdempotencyKey) -> Self {
         let name = format!("{}\0{}", user.as_str(), key.as_str());

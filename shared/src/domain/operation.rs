@@ -95,6 +95,10 @@ pub struct Idempotency {
     pub fingerprint: [u8; 32],
 }
 
+/// An id that is no older than this when its operation is accepted was made for it: a request may take some seconds,
+/// and clocks may differ by some.
+const ID_FRESH_MILLIS: u64 = 10_000;
+
 /// A write on its way: the only thing that changes a task, a profile or a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
@@ -173,6 +177,17 @@ impl Operation {
             Body::Profile { .. } => true,
             Body::Session(_) => false,
         }
+    }
+
+    /// Whether it makes a task whose id was made for it, to all appearances: there is no such row then, unless this is
+    /// a repeat.
+    pub fn brings_its_id(&self) -> bool {
+        let Body::Task { id, .. } = &self.body else {
+            return false;
+        };
+        let accepted = self.accepted_at.as_millis();
+        let is_fresh = |made: u64| accepted.abs_diff(made.cast_signed()) <= ID_FRESH_MILLIS;
+        self.makes_row() && id.made_at_millis().is_some_and(is_fresh)
     }
 
     /// The stamp with which it deletes its resource, if it does.

@@ -245,12 +245,12 @@ impl<S: Sink> Drain<S> {
         self.begin_settling(settlements).await?;
         let step = self.next_after(obstacle, ruling).await?;
         self.ahead = ahead.filter(|_| all_end && step == Step::Advanced);
-        Ok(self.make_room(step, began).await)
+        Ok(self.make_room(step, read, began).await)
     }
 
     /// Puts a rest after a step where others are served too.
-    async fn make_room(&mut self, step: Step, began: Instant) -> Step {
-        self.courtesy.count_own();
+    async fn make_room(&mut self, step: Step, items: usize, began: Instant) -> Step {
+        self.courtesy.count_own(self.sink.transactions_for(items));
         if step != Step::Advanced {
             return step;
         }

@@ -76,6 +76,10 @@ impl Sink for FakeStore {
         Ok(outcomes)
     }
 
+    fn transactions_for(&self, _operations: usize) -> u64 {
+        1
+    }
+
     async fn find_locked(&self, resources: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
         let mut script = self.script();
         script.asked_for_locks += 1;

@@ -1,6 +1,7 @@
 //! Where a lane's operations go: a store, and whether it can be reached.
 
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 
 use holdfast_shared::domain::{Body, Operation, Outcome, ResourceKey, Revocation, UserId};
 use holdfast_shared::health::StoreHealth;
@@ -10,14 +11,23 @@ use holdfast_shared::store::{FailureClass, StoreError};
 
 use super::judgement::Trouble;
 
+/// From so many operations on a batch is applied in two halves at the same time: one transaction keeps PostgreSQL busy
+/// on a single core, and waits while the next statement is made. Smaller batches are those of a store that has just
+/// come back, or that serves others.
+const WORTH_HALVING: usize = 500;
+
 /// The receiving end of a lane. PostgreSQL takes tasks and profiles, Redis revocations.
 pub trait Sink: Send + Sync + 'static {
-    /// Applies operations, all or none; gives one outcome each, in their order. That the store has gone away
-    /// has been reported to whoever watches it.
+    /// Applies operations, those of one resource in their order; gives one outcome each, in their order. After an error
+    /// any of them may have been applied, and a repeat of them changes nothing. That the store has gone away has been
+    /// reported to whoever watches it.
     fn apply(
         &self,
         operations: &[&Operation],
     ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
+
+    /// In how many transactions so many operations are applied.
+    fn transactions_for(&self, operations: usize) -> u64;
 
     /// Which of these resources others hold locked at this moment. Waits for none of them; fails as contended when more
     /// than single resources are locked.
@@ -80,12 +90,73 @@ impl PostgresSink {
     pub fn new(store: Postgres, health: StoreHealth) -> Self {
         PostgresSink { store, health }
     }
+
+    /// Applies two halves at the same time, over two connections. All of a resource is in one half.
+    async fn apply_halves(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
+        let hasher = RandomState::new();
+        let is_first: Vec<bool> = operations
+            .iter()
+            .map(|operation| hasher.hash_one(operation.resource()).is_multiple_of(2))
+            .collect();
+        let half = |first: bool| -> Vec<&Operation> {
+            let pairs = operations.iter().zip(&is_first);
+            pairs
+                .filter(|(_, is_first)| **is_first == first)
+                .map(|(operation, _)| *operation)
+                .collect()
+        };
+        let (first, second) = (half(true), half(false));
+        let both = async {
+            let (first, second) = tokio::join!(
+                self.store.apply_batch(&first),
+                self.store.apply_batch(&second)
+            );
+            both_or_graver(first, second)
+        };
+        let (first, second) = while_up(&self.health, both).await?;
+        let (mut first, mut second) = (first.into_iter(), second.into_iter());
+        let next = |is_first: &bool| {
+            if *is_first {
+                first.next()
+            } else {
+                second.next()
+            }
+        };
+        Ok(is_first.iter().filter_map(next).collect())
+    }
+}
+
+/// Both answers, or of two errors the one that says more about the store.
+fn both_or_graver<T>(
+    first: Result<T, StoreError>,
+    second: Result<T, StoreError>,
+) -> Result<(T, T), StoreError> {
+    let gravity = |error: &StoreError| match error.class() {
+        FailureClass::Unavailable => 3,
+        FailureClass::Systemic => 2,
+        FailureClass::Contended => 1,
+        FailureClass::Item => 0,
+    };
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok((first, second)),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        (Err(first), Err(second)) if gravity(&first) >= gravity(&second) => Err(first),
+        (Err(_), Err(second)) => Err(second),
+    }
 }
 
 impl Sink for PostgresSink {
     async fn apply(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let outcomes = while_up(&self.health, self.store.apply_batch(operations)).await?;
+        let outcomes = if self.transactions_for(operations.len()) == 1 {
+            while_up(&self.health, self.store.apply_batch(operations)).await?
+        } else {
+            self.apply_halves(operations).await?
+        };
         answers(outcomes, operations.len())
+    }
+
+    fn transactions_for(&self, operations: usize) -> u64 {
+        if operations < WORTH_HALVING { 1 } else { 2 }
     }
 
     async fn find_locked(&self, resources: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
@@ -167,6 +238,10 @@ impl Sink for RedisSink {
     }
 
     /// Redis locks nothing.
+    fn transactions_for(&self, _operations: usize) -> u64 {
+        1
+    }
+
     async fn find_locked(&self, _: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
         Ok(Vec::new())
     }

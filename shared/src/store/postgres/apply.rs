@@ -92,7 +92,7 @@ async fn transact<T>(
     operations: &[&Operation],
     answer: impl Fn(Settled<'_>, &Resources) -> T,
 ) -> Result<Vec<T>, StoreError> {
-    let mut lookup = Lookup::Conditional;
+    let mut lookup = Lookup::Necessary;
     for _ in 0..ATTEMPTS {
         if let Some(answers) = attempt(connection, operations, lookup, &answer).await? {
             return Ok(answers);
@@ -196,7 +196,7 @@ async fn settle<T>(
 
 /// Cuts the operations where an id or a key comes a second time, so that the second finds the record of the first.
 fn runs<'r, 'o>(operations: &'r [&'o Operation]) -> Vec<&'r [&'o Operation]> {
-    let mut ids: HashSet<(&UserId, OperationId)> = HashSet::with_capacity(operations.len());
+    let mut ids: HashSet<OperationId> = HashSet::with_capacity(operations.len());
     let mut keys: HashSet<(&UserId, &IdempotencyKey)> = HashSet::new();
     let mut runs = Vec::new();
     let mut start = 0;
@@ -205,14 +205,13 @@ fn runs<'r, 'o>(operations: &'r [&'o Operation]) -> Vec<&'r [&'o Operation]> {
             .idempotency
             .as_ref()
             .map(|idempotency| (&operation.user_id, &idempotency.key));
-        let id = (&operation.user_id, operation.id);
-        if ids.contains(&id) || key.is_some_and(|key| keys.contains(&key)) {
+        if ids.contains(&operation.id) || key.is_some_and(|key| keys.contains(&key)) {
             runs.push(&operations[start..index]);
             start = index;
             ids.clear();
             keys.clear();
         }
-        ids.insert(id);
+        ids.insert(operation.id);
         keys.extend(key);
     }
     runs.push(&operations[start..]);
@@ -226,7 +225,7 @@ async fn settle_run<T>(
     answer: &impl Fn(Settled<'_>, &Resources) -> T,
 ) -> Result<Vec<T>, sqlx::Error> {
     let recollection = Recollection::read(connection, run, lookup).await?;
-    let mut resources = Resources::lock(connection, run).await?;
+    let mut resources = Resources::lock(connection, run, lookup).await?;
     let mut records = Vec::with_capacity(run.len());
     let mut answers = Vec::with_capacity(run.len());
     for operation in run {

@@ -10,14 +10,15 @@ use crate::domain::{
     Timestamp, UserId,
 };
 
-/// For which operations the ledger is read before they are judged.
+/// How much is looked up before operations are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lookup {
-    /// Those with a key or a condition. Any other can be judged again without harm, and if the ledger has it after
-    /// all, its new record meets the old one and the transaction starts again. Repeats come after crashes only, and
-    /// to look for them in vain takes a tenth of a batch's time.
-    Conditional,
-    /// All that leave a record.
+    /// What can't be known: the records of operations with a key or a condition, and the rows of tasks that aren't
+    /// being made. Any other operation can be judged again without harm. If the ledger has it after all, or the task
+    /// is there already, its new record or row meets the old one, and the transaction starts again. That takes a
+    /// repeat, which comes after crashes only; to look for one in vain takes a fifth of a batch's time.
+    Necessary,
+    /// The records of all that leave one, and all rows.
     All,
 }
 
@@ -39,9 +40,15 @@ pub(super) enum Recalled {
 }
 
 impl Lookup {
-    fn covers(self, operation: &Operation) -> bool {
+    /// Whether the row an operation is about is read.
+    pub(super) fn covers_row(self, operation: &Operation) -> bool {
+        self == Lookup::All || !operation.brings_its_id()
+    }
+
+    /// Whether the ledger is asked about an operation.
+    fn covers_record(self, operation: &Operation) -> bool {
         match self {
-            Lookup::Conditional => {
+            Lookup::Necessary => {
                 operation.idempotency.is_some() || operation.precondition.is_some()
             }
             Lookup::All => operation.leaves_record(),
@@ -59,7 +66,7 @@ impl Recollection {
         let mut wanted = Wanted::default();
         for operation in operations
             .iter()
-            .filter(|operation| lookup.covers(operation))
+            .filter(|operation| lookup.covers_record(operation))
         {
             wanted.id(&operation.user_id, operation.id);
             if let Some(idempotency) = &operation.idempotency {
@@ -98,6 +105,9 @@ impl Recollection {
 
     /// What is known of this operation: by its id, else by its key.
     pub(super) fn recall(&self, operation: &Operation) -> Result<Recalled, sqlx::Error> {
+        if self.by_id.is_empty() && self.horizon.is_none() {
+            return Ok(Recalled::New);
+        }
         let user = &operation.user_id;
         if let Some(recorded) = self.by_id.get(&(user.clone(), operation.id)) {
             return Ok(Recalled::Done(

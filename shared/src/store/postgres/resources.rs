@@ -6,6 +6,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::profile::{self, ProfileArrays, ProfileColumns};
+use super::recall::Lookup;
 use super::task::{self, TaskArrays, TaskColumns};
 use crate::domain::{Operation, Outcome, ResourceKey, Row, State, judge};
 
@@ -23,15 +24,19 @@ struct Resource {
 }
 
 impl Resources {
-    /// Locks and reads what the operations are about. What isn't there can't be locked: [`Self::write`] fails when
-    /// another transaction makes it meanwhile.
+    /// Locks and reads what the operations are about, but for rows that should not be there yet. What isn't there can't
+    /// be locked: [`Self::write`] fails when another transaction makes it meanwhile, or had made it before.
     pub(super) async fn lock(
         connection: &mut PgConnection,
         operations: &[&Operation],
+        lookup: Lookup,
     ) -> Result<Self, sqlx::Error> {
-        let mut tasks: Vec<Uuid> = Vec::with_capacity(operations.len());
+        let mut tasks: Vec<Uuid> = Vec::new();
         let mut users: Vec<String> = Vec::new();
-        for operation in operations {
+        let wanted = operations
+            .iter()
+            .filter(|operation| lookup.covers_row(operation));
+        for operation in wanted {
             match operation.resource() {
                 ResourceKey::Task(id) => tasks.push(id.as_uuid()),
                 ResourceKey::Profile(user) => users.push(user.as_str().to_owned()),
