@@ -351,18 +351,19 @@ async fn very_many_put_off_items_do_not_starve_those_behind_them() -> Checked {
 
 #[tokio::test]
 async fn while_the_store_serves_others_the_drain_rests_between_batches() -> Checked {
-    let mut rig = Rig::with_sizes(1, 10, 10)?;
-    rig.append_creates(60).await?;
+    let mut rig = Rig::new(1)?;
+    rig.append_creates(1).await?;
     rig.store.script().commits = Some(0);
     assert_eq!(rig.step().await?, Step::Advanced);
     rig.store.script().commits = Some(1_000);
     let began = Instant::now();
-    while rig.step().await? == Step::Advanced {
-        assert!(began.elapsed() < Duration::from_secs(10), "it never rests");
+    loop {
         rig.append_creates(1).await?;
+        if matches!(rig.step().await?, Step::Breathes(_)) {
+            return Ok(());
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "it never rests");
     }
-    assert!(matches!(rig.step().await?, Step::Breathes(_)));
-    Ok(())
 }
 
 #[tokio::test]
