@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_shared::buffer::{Buffer, BufferError};
+use holdfast_shared::clock::Distance;
 use holdfast_shared::config::{BufferConfig, SyncConfig};
 use holdfast_shared::domain::task::{NewTask, Tags, Title};
 use holdfast_shared::domain::{
@@ -114,11 +115,17 @@ impl Sink for FakeStore {
 }
 
 pub(crate) fn open_buffer(directory: &Path, retention: Duration) -> Result<Buffer, BufferError> {
-    Buffer::open(&BufferConfig {
+    let buffer = Buffer::open(&BufferConfig {
         path: directory.join("buffer.redb"),
         max_items: 100_000,
         retention,
-    })
+    })?;
+    // As after a probe: nothing is drained before the store's time is known.
+    let reading = buffer.clock().read();
+    buffer
+        .clock()
+        .learn(Distance::between(&reading, reading.wall));
+    Ok(buffer)
 }
 
 pub(crate) fn sync_config(
