@@ -34,10 +34,12 @@ pub async fn drain(world: &World) -> Result<Duration> {
     for server in &world.servers {
         let what = format!("{} to be online and drained", server.api);
         let program = server.program.lock().await;
-        eventually(DRAIN_DEADLINE, &what, async || match program.health().await {
-            Ok(health) if is_drained(&health) => Ok(()),
-            Ok(health) => Err(health.to_string()),
-            Err(error) => Err(format!("{error:#}")),
+        eventually(DRAIN_DEADLINE, &what, async || {
+            match program.health().await {
+                Ok(health) if is_drained(&health) => Ok(()),
+                Ok(health) => Err(health.to_string()),
+                Err(error) => Err(format!("{error:#}")),
+            }
         })
         .await?;
     }
@@ -115,7 +117,9 @@ async fn rows(connection: &mut PgConnection) -> Result<BTreeMap<Resource, Row>> 
             thing: Thing::Profile,
         };
         let preferences: Option<String> = row.try_get("preferences")?;
-        let preferences = preferences.map(|token| token.parse::<Token>()).transpose()?;
+        let preferences = preferences
+            .map(|token| token.parse::<Token>())
+            .transpose()?;
         let fields = [
             Value::from(row.try_get::<String, _>("display_name")?),
             Value::from(row.try_get::<String, _>("bio")?),

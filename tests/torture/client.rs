@@ -72,7 +72,9 @@ impl Client {
             Action::Delete => (Verb::Delete, picked()),
             Action::PutProfile => (Verb::Put, Some(Thing::Profile)),
             Action::PatchProfile(field) => (Verb::Patch(field), Some(Thing::Profile)),
-            Action::ReadProfile => return self.read(server, &user, Ask::Read(Thing::Profile)).await,
+            Action::ReadProfile => {
+                return self.read(server, &user, Ask::Read(Thing::Profile)).await;
+            }
             Action::List => return self.read(server, &user, Ask::List).await,
             Action::Read | Action::Follow | Action::Repeat => {
                 let ask = match step.action {
@@ -138,13 +140,15 @@ impl Client {
 }
 
 fn pick(pick: Pick, tasks: &[Uuid]) -> Option<Thing> {
-    pick.index(tasks.len()).map(|index| Thing::Task(tasks[index]))
+    pick.index(tasks.len())
+        .map(|index| Thing::Task(tasks[index]))
 }
 
 fn follow(pick: Pick, user: &User, node: u8) -> Option<Ask> {
     let operations = user.operations(node);
     let newest = &operations[operations.len().saturating_sub(FOLLOWED)..];
-    pick.index(newest.len()).map(|index| Ask::Follow(newest[index]))
+    pick.index(newest.len())
+        .map(|index| Ask::Follow(newest[index]))
 }
 
 /// Reads everything of a user's through every process, once.

@@ -70,7 +70,9 @@ async fn endure(world: &World, planned: Planned, began: Instant, tally: &Tally) 
     let held = made.unwrap_or(Held::Nothing);
     if let Err(error) = mend(world, planned.fault, held).await {
         let fault = planned.fault;
-        world.recorder.failed(format!("cannot mend {fault:?}: {error:#}"));
+        world
+            .recorder
+            .failed(format!("cannot mend {fault:?}: {error:#}"));
     }
     for span in spans {
         world.recorder.ends(span);
@@ -161,7 +163,9 @@ async fn mend(world: &World, fault: Fault, held: Held) -> Result<()> {
         | Fault::ColumnMissing => {
             let what = format!("{fault:?} to be mended");
             eventually(MEND_DEADLINE, &what, async || {
-                tell(world, restore(fault)).await.map_err(|error| format!("{error:#}"))
+                tell(world, restore(fault))
+                    .await
+                    .map_err(|error| format!("{error:#}"))
             })
             .await
         }
@@ -207,9 +211,11 @@ fn restore(fault: Fault) -> &'static [&'static str] {
         Fault::TableMissing => {
             &["ALTER TABLE IF EXISTS applied_operations_away RENAME TO applied_operations"]
         }
-        Fault::ColumnMissing => &["DO $$ BEGIN IF EXISTS (SELECT FROM information_schema.columns \
+        Fault::ColumnMissing => &[
+            "DO $$ BEGIN IF EXISTS (SELECT FROM information_schema.columns \
              WHERE table_name = 'tasks' AND column_name = 'due_at_away') THEN \
-             ALTER TABLE tasks RENAME COLUMN due_at_away TO due_at; END IF; END $$"],
+             ALTER TABLE tasks RENAME COLUMN due_at_away TO due_at; END IF; END $$",
+        ],
         _ => &[],
     }
 }
@@ -312,7 +318,10 @@ async fn end(world: &World, node: u8, program: Program, with: Signal) -> Result<
     }
     let status = running.terminate(END_DEADLINE).await?;
     if !status.success() {
-        let what = format!("node {node} {program:?} ended with {status}:\n{}", running.log());
+        let what = format!(
+            "node {node} {program:?} ended with {status}:\n{}",
+            running.log()
+        );
         world.recorder.failed(what);
     }
     Ok(())

@@ -70,6 +70,9 @@ struct Arguments {
     /// Where a failure's history is kept.
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     keep: PathBuf,
+    /// How far the second node's clock is ahead, in seconds [default: by the seed].
+    #[arg(long, allow_negative_numbers = true)]
+    skew: Option<i64>,
     /// Break a guarantee on purpose, to see that it is noticed: a buffer is
     /// removed whenever an API process on it is down.
     #[arg(long)]
@@ -98,7 +101,7 @@ async fn torture(arguments: &Arguments) -> Result<bool> {
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
     let length = Duration::from_secs(arguments.seconds);
     println!("torture: seed {seed}, {} s", length.as_secs());
-    let skews = skews(seed);
+    let skews = skews(seed, arguments.skew);
     let sabotage = if arguments.lose_buffer {
         Sabotage::LoseBuffer
     } else {
@@ -150,7 +153,10 @@ async fn torture(arguments: &Arguments) -> Result<bool> {
     for program in logs(&world).await {
         println!("{program}");
     }
-    println!("torture: FAILED with seed {seed}; the evidence is in {}", path.display());
+    println!(
+        "torture: FAILED with seed {seed}; the evidence is in {}",
+        path.display()
+    );
     Ok(false)
 }
 
@@ -183,7 +189,7 @@ async fn hurt(
 }
 
 /// The clocks of the nodes: the first is right, the second is not.
-fn skews(seed: u64) -> Vec<i64> {
+fn skews(seed: u64, wanted: Option<i64>) -> Vec<i64> {
     let mut random = Random::new(seed, u64::MAX);
     let far = i64::try_from(random.between(2, SKEW_MAX_SECONDS)).unwrap_or_default();
     let skew = if random.chance(50) { far } else { -far };
@@ -194,7 +200,7 @@ fn skews(seed: u64) -> Vec<i64> {
         );
         return vec![0, 0];
     }
-    vec![0, skew]
+    vec![0, wanted.unwrap_or(skew)]
 }
 
 async fn logs(world: &World) -> Vec<String> {
@@ -206,7 +212,10 @@ async fn logs(world: &World) -> Vec<String> {
     for (node, place) in world.places.iter().enumerate() {
         let program = place.syncd.lock().await;
         let skew = place.skew_seconds;
-        logs.push(format!("--- syncd {node} (clock {skew:+} s) ---\n{}", program.log()));
+        logs.push(format!(
+            "--- syncd {node} (clock {skew:+} s) ---\n{}",
+            program.log()
+        ));
     }
     logs
 }

@@ -47,7 +47,8 @@ impl Report<'_> {
     /// When the file can't be written.
     pub fn keep(&self, directory: &Path) -> Result<PathBuf> {
         let path = directory.join(format!("torture-{}.txt", self.seed));
-        fs::write(&path, self.evidence()).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, self.evidence())
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
@@ -98,7 +99,10 @@ impl Report<'_> {
         let mut lines = vec![
             (String::from("seed"), self.seed.to_string()),
             (String::from("seconds"), self.length.as_secs().to_string()),
-            (String::from("clocks ahead by"), format!("{:?} s", self.skews)),
+            (
+                String::from("clocks ahead by"),
+                format!("{:?} s", self.skews),
+            ),
         ];
         let mut add = |name: &str, value: String| lines.push((name.to_owned(), value));
         add("requests", self.history.exchanges.len().to_string());
@@ -117,13 +121,25 @@ impl Report<'_> {
             };
             add(&format!("  {fault}"), value);
         }
-        add("kills", self.made(|fault| fault.contains("kill")).to_string());
-        add("restarts on SIGTERM", self.made(|fault| fault.contains("SIGTERM")).to_string());
-        add("slowest answer", format!("{} ms", answers::slowest(self.history) / 1000));
+        add(
+            "kills",
+            self.made(|fault| fault.contains("kill")).to_string(),
+        );
+        add(
+            "restarts on SIGTERM",
+            self.made(|fault| fault.contains("SIGTERM")).to_string(),
+        );
+        add(
+            "slowest answer",
+            format!("{} ms", answers::slowest(self.history) / 1000),
+        );
         add("drained after", format!("{} ms", self.drained.as_millis()));
         let looked = &self.verdict.looked;
         add("resources followed", looked.resources.to_string());
-        add("acknowledged writes checked", looked.acknowledged.to_string());
+        add(
+            "acknowledged writes checked",
+            looked.acknowledged.to_string(),
+        );
         add("fields shown and checked", looked.shown_fields.to_string());
         let counts = self.verdict.counts();
         for breach in Breach::ALL {
@@ -159,8 +175,14 @@ impl fmt::Display for Report<'_> {
             if *count > TOLD {
                 continue;
             }
-            let what = violation.resource.map_or(String::new(), |resource| resource.to_string());
-            writeln!(formatter, "{:?} {what}: {}", violation.breach, violation.detail)?;
+            let what = violation
+                .resource
+                .map_or(String::new(), |resource| resource.to_string());
+            writeln!(
+                formatter,
+                "{:?} {what}: {}",
+                violation.breach, violation.detail
+            )?;
         }
         Ok(())
     }

@@ -71,7 +71,13 @@ pub fn token_of(is_task: bool, field: usize, value: &Value) -> Token {
             .and_then(|url| spelt(url.strip_prefix("https://example.org/")?)),
         (false, 3) => value["w"].as_u64().and_then(|token| token.try_into().ok()),
         // The profile begins with the name that the user's token claims.
-        (false, 0) if value.as_str().is_some_and(|name| name.ends_with(" Example")) => Some(0),
+        (false, 0)
+            if value
+                .as_str()
+                .is_some_and(|name| name.ends_with(" Example")) =>
+        {
+            Some(0)
+        }
         _ => value.as_str().and_then(spelt),
     };
     found.unwrap_or(ALIEN)

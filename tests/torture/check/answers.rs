@@ -2,9 +2,7 @@
 
 use super::order::Writes;
 use super::{Breach, Verdict};
-use crate::history::{
-    Api, Ask, Exchange, History, Micros, Resource, Span, Trouble, Verb, Wanted,
-};
+use crate::history::{Api, Ask, Exchange, History, Micros, Resource, Span, Trouble, Verb, Wanted};
 
 /// The longest that an answer may take: the store's deadline (750 ms) and the
 /// buffer's (5 s, for a disk that others keep busy), and as much again as a
@@ -37,9 +35,10 @@ pub fn check(history: &History, writes: &Writes<'_>, verdict: &mut Verdict) {
 /// The slowest answer that nothing excuses.
 pub fn slowest(history: &History) -> Micros {
     let troubles = Troubles(&history.troubles);
-    let answered = history.exchanges.iter().filter(|exchange| {
-        exchange.reply.is_some() && !troubles.frozen(exchange)
-    });
+    let answered = history
+        .exchanges
+        .iter()
+        .filter(|exchange| exchange.reply.is_some() && !troubles.frozen(exchange));
     let times = answered.map(|exchange| exchange.ended - exchange.invoked);
     times.max().unwrap_or(0)
 }
@@ -54,11 +53,7 @@ fn resource_of(exchange: &Exchange) -> Option<Resource> {
     thing.map(|thing| Resource { user, thing })
 }
 
-fn failure(
-    exchange: &Exchange,
-    writes: &Writes<'_>,
-    troubles: &Troubles<'_>,
-) -> Option<String> {
+fn failure(exchange: &Exchange, writes: &Writes<'_>, troubles: &Troubles<'_>) -> Option<String> {
     let Some(status) = exchange.status() else {
         let excused = troubles.down(exchange);
         return (!excused).then(|| format!("no answer from a living process: {exchange}"));
@@ -131,9 +126,8 @@ impl Troubles<'_> {
 
     fn outage(&self, exchange: &Exchange) -> bool {
         let Api { node, .. } = exchange.api;
-        let store = |trouble| {
-            trouble == Trouble::Store(node) || trouble == Trouble::Down(exchange.api)
-        };
+        let store =
+            |trouble| trouble == Trouble::Store(node) || trouble == Trouble::Down(exchange.api);
         self.any(exchange, RECOVERY, store)
     }
 }

@@ -27,7 +27,10 @@ fn check_ledger(history: &History, writes: &Writes<'_>, verdict: &mut Verdict) {
     let outcome = &history.outcome;
     let counted: u64 = outcome.books.iter().map(ended).sum();
     let without_key = outcome.ledger.values().filter(|entry| entry.key.is_none());
-    let unrecorded = outcome.dead.keys().filter(|id| !outcome.ledger.contains_key(id));
+    let unrecorded = outcome
+        .dead
+        .keys()
+        .filter(|id| !outcome.ledger.contains_key(id));
     let explained = without_key.count() + unrecorded.clone().count();
     let unrecorded: BTreeSet<&Uuid> = unrecorded.collect();
 

@@ -124,9 +124,7 @@ impl<'h> Writes<'h> {
                     && attempt.is_acknowledged()
                     && (is_direct(attempt) || attempt.api.node == node)
             };
-            write.verb.makes()
-                && write.fate == Fate::Accepted
-                && write.attempts.iter().any(reached)
+            write.verb.makes() && write.fate == Fate::Accepted && write.attempts.iter().any(reached)
         })
     }
 }

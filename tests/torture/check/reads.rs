@@ -82,10 +82,7 @@ struct Answers<'h> {
 
 /// Of each resource all answers that say something of it, and its writes, in
 /// the order of their ends.
-fn answers_by_resource<'h>(
-    exchanges: &[&'h Exchange],
-    resources: &[Resource],
-) -> Vec<Answers<'h>> {
+fn answers_by_resource<'h>(exchanges: &[&'h Exchange], resources: &[Resource]) -> Vec<Answers<'h>> {
     let index: HashMap<Thing, usize> = resources
         .iter()
         .enumerate()
@@ -113,18 +110,26 @@ fn sayings(exchange: &Exchange, resources: &[Resource]) -> Vec<(Thing, Option<Sa
         return Vec::new();
     };
     match (&exchange.ask, &reply.shown) {
-        (Ask::List, Shown::Page { items, complete, more }) => {
+        (
+            Ask::List,
+            Shown::Page {
+                items,
+                complete,
+                more,
+            },
+        ) => {
             let mut said: Vec<_> = items
                 .iter()
                 .map(|seen| (seen.thing, Some(Said::Shown(*seen))))
                 .collect();
             if !more {
                 let there: HashSet<Thing> = items.iter().map(|seen| seen.thing).collect();
-                let absent = Said::Absent { from_store: *complete };
+                let absent = Said::Absent {
+                    from_store: *complete,
+                };
                 let others = resources.iter().map(|resource| resource.thing);
-                let others = others.filter(|thing| {
-                    matches!(thing, Thing::Task(_)) && !there.contains(thing)
-                });
+                let others = others
+                    .filter(|thing| matches!(thing, Thing::Task(_)) && !there.contains(thing));
                 said.extend(others.map(|thing| (thing, Some(absent))));
             }
             said
@@ -134,7 +139,11 @@ fn sayings(exchange: &Exchange, resources: &[Resource]) -> Vec<(Thing, Option<Sa
             vec![(*thing, Some(Said::Absent { from_store: true }))]
         }
         (Ask::Read(thing), _) if reply.status == 503 => vec![(*thing, Some(Said::Unknown))],
-        (Ask::Write(wanted), _) => wanted.thing.map(|thing| (thing, None)).into_iter().collect(),
+        (Ask::Write(wanted), _) => wanted
+            .thing
+            .map(|thing| (thing, None))
+            .into_iter()
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -200,7 +209,11 @@ impl Follower<'_, '_> {
             return;
         };
         // What a refused write made it show goes with that write.
-        if seen.tokens.iter().all(|token| *token == 0 || self.stands(*token)) {
+        if seen
+            .tokens
+            .iter()
+            .all(|token| *token == 0 || self.stands(*token))
+        {
             testimony.exists.push(witness);
         }
         for (field, token) in seen.tokens.into_iter().enumerate() {
@@ -297,9 +310,7 @@ impl Witness {
         self.from <= exchange.invoked
             && match self.reach {
                 Reach::Life(api, life) => exchange.api == api && exchange.life == Some(life),
-                Reach::Buffer(node, until) => {
-                    exchange.api.node == node && exchange.ended <= until
-                }
+                Reach::Buffer(node, until) => exchange.api.node == node && exchange.ended <= until,
                 Reach::Store => from_store,
             }
     }
