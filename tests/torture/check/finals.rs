@@ -103,7 +103,9 @@ fn check_effect(history: &History, writes: &Writes<'_>, write: &Write<'_>, verdi
 fn check_fields(writes: &Writes<'_>, write: &Write<'_>, row: &Row, verdict: &mut Verdict) {
     for field in (0..FIELDS).filter(|field| write.verb.sets(*field)) {
         let there = row.tokens[field];
-        if !is_older(writes.find(there), write) {
+        let is_alien = there != 0 && writes.find(there).is_none();
+        // An alien is complained of where rows are compared with the writes.
+        if is_alien || !is_older(writes.find(there), write) {
             continue;
         }
         let breach = if there == 0 {
