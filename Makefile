@@ -11,7 +11,10 @@ export SQLX_OFFLINE ?= true
 target := $(or $(CARGO_TARGET_DIR),target)
 programs := -p holdfast-api -p syncd
 
-.PHONY: help run check test demo bench sqlx sqlx-check install
+# SECONDS is also a variable of bash's own, which counts: only one given to make is meant.
+torture_seconds := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)
+
+.PHONY: help run check test torture torture-programs demo bench sqlx sqlx-check install
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/make /'
@@ -22,15 +25,24 @@ run: ## run Holdfast in the foreground, without any database unless DATABASE_URL
 
 check: ## format, lints, layers, units and manifests
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features holdfast-tests/bench -- -D warnings
+	cargo clippy --workspace --all-targets --features holdfast-tests/bench,holdfast-tests/torture -- -D warnings
 	tests/scripts/check-imports.sh
 	@for verify in systemd/verify.sh deploy/verify.sh; do \
 		if [[ -f $$verify ]]; then echo "bash $$verify"; bash "$$verify"; fi; \
 	done
 
-test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own
+test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own, and two minutes of torture
 	cargo build $(programs)
-	cargo test --workspace
+	cargo test --workspace --features holdfast-tests/torture
+	@$(MAKE) --no-print-directory torture SECONDS=60 SEED=1
+	@$(MAKE) --no-print-directory torture SECONDS=60 SEED=
+
+torture: install torture-programs ## hurt everything at once for SECONDS=60 with SEED=… (fresh if none), and check every promise
+	@$(target)/release/holdfast-torture --seconds $(torture_seconds) --keep $(target) $(if $(SEED),--seed $(SEED))
+
+torture-programs:
+	cargo build --release $(programs)
+	cargo build --release -p holdfast-tests --features torture --bin holdfast-torture
 
 demo: install ## an outage told in the terminal: PostgreSQL killed, writes go on, nothing lost
 	cargo build --release $(programs) -p holdfast-tests --bin holdfast-api --bin syncd --bin holdfast-demo

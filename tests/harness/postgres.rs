@@ -30,6 +30,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// know our claims took the first.
 const PORT_ATTEMPTS: u32 = 5;
 
+/// Who may come in, and how, once passwords are demanded.
+const PASSWORD_RULES: &str = "\
+local all postgres trust
+host all postgres 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
+";
+
 /// A PostgreSQL instance in a temporary directory, on a port of its own,
 /// listening on 127.0.0.1 only. Dropping it ends it and removes its data.
 #[derive(Debug)]
@@ -198,6 +205,23 @@ impl Postgres {
     /// As [`Postgres::connect`].
     pub async fn connect_admin(&self, database: &str) -> Result<PgConnection> {
         connect(&self.admin_url(database)).await
+    }
+
+    /// Makes it ask the ordinary role for its password, which it doesn't do by
+    /// itself, so that a wrong one can be tried; the superuser comes in without.
+    ///
+    /// # Errors
+    /// When the rules can't be written or the server doesn't read them.
+    pub async fn demand_passwords(&self) -> Result<()> {
+        let rules = self.data_directory().join("pg_hba.conf");
+        fs::write(&rules, PASSWORD_RULES)
+            .with_context(|| format!("cannot write {}", rules.display()))?;
+        let mut admin = connect(&self.admin_url("postgres")).await?;
+        admin
+            .execute("SELECT pg_reload_conf()")
+            .await
+            .context("cannot make PostgreSQL read its rules")?;
+        Ok(())
     }
 
     /// Kills the postmaster with SIGKILL and waits until its children are gone

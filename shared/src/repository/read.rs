@@ -153,7 +153,7 @@ impl Repository {
         let is_provisional = view.as_ref().is_some_and(PendingView::is_provisional);
         let state = merged([stored, view.map(|view| view.state)]).filter(is_known)?;
         if !is_provisional {
-            self.0.cache.remember(user, key, &state);
+            self.note_shown(user, key, &state);
         }
         Some(Found {
             value: state,
@@ -162,8 +162,14 @@ impl Repository {
         })
     }
 
+    /// Whoever is shown this must not be shown an older state later, nor write with an older stamp.
+    fn note_shown(&self, user: &UserId, key: ResourceKey, state: &State) {
+        self.0.buffer.clock().observe(state.newest());
+        self.0.cache.remember(user, key, state);
+    }
+
     /// What the node knows by itself.
-    fn without_store(
+    pub(super) fn without_store(
         &self,
         user: &UserId,
         key: &ResourceKey,
@@ -177,18 +183,21 @@ impl Repository {
                 remembered.as_ref().map(|remembered| remembered.age()),
             ),
         };
+        let is_remembered = view.as_ref().is_some_and(|view| !view.is_provisional());
         let known = merged([
             remembered.map(|remembered| remembered.state),
             view.map(|view| view.state),
         ]);
-        known
-            .filter(is_known)
-            .map(|value| Found {
-                value,
-                sync_state,
-                age,
-            })
-            .ok_or(ReadError::Unavailable)
+        let value = known.filter(is_known).ok_or(ReadError::Unavailable)?;
+        // It may leave the buffer before this process reaches the store again, and another may have put it there.
+        if is_remembered {
+            self.note_shown(user, key.clone(), &value);
+        }
+        Ok(Found {
+            value,
+            sync_state,
+            age,
+        })
     }
 
     async fn stored_profile(
@@ -239,9 +248,7 @@ impl Repository {
         };
         let mut items = Vec::new();
         for (id, state) in lane.store.list_tasks(user, &one_more, &ids).await? {
-            self.0
-                .cache
-                .remember(user, ResourceKey::Task(id), &State::Task(state.clone()));
+            self.note_shown(user, ResourceKey::Task(id), &State::Task(state.clone()));
             items.push((id, synced(state)));
         }
         let mut stored = std::collections::HashMap::new();
@@ -250,8 +257,14 @@ impl Repository {
         }
         for (id, view) in views {
             let row = stored.remove(id).map(State::Task);
-            let state = merged([row, Some(view.state.clone())]).and_then(task);
-            items.extend(state.map(|value| {
+            let state = merged([row, Some(view.state.clone())]);
+            if let Some(state) = state
+                .as_ref()
+                .filter(|state| is_known(state) && !view.is_provisional())
+            {
+                self.note_shown(user, ResourceKey::Task(*id), state);
+            }
+            items.extend(state.and_then(task).map(|value| {
                 (
                     *id,
                     Found {
@@ -340,7 +353,7 @@ fn note_failure(lane: &Lane<Postgres>, error: &StoreError) {
 }
 
 /// Whether all of a resource is known: its fields, or that it was deleted.
-fn is_known(state: &State) -> bool {
+pub(super) fn is_known(state: &State) -> bool {
     state.is_complete() || state.deleted().is_some()
 }
 

@@ -15,6 +15,7 @@ use crate::telemetry::metric;
 
 use super::answer::{WriteError, WritePath, Written};
 use super::core::{Lane, Repository};
+use super::read::is_known;
 
 /// Times a direct write is stamped anew after meeting a faster clock. The first new stamp exceeds all it met, so a
 /// second meeting takes a writer that is faster again at that very moment.
@@ -56,7 +57,7 @@ impl Repository {
     async fn write_claimed(&self, operation: Operation) -> Result<Written, WriteError> {
         let pending = self.pending_of(&operation).await;
         if let Some(replayed) = replay_of(&operation, pending.as_ref(), self.is_embedded())? {
-            return Ok(replayed);
+            return Ok(self.shown_again(replayed, &operation, pending));
         }
         if self.is_embedded() {
             return self.write_embedded(operation).await;
@@ -80,6 +81,23 @@ impl Repository {
                 };
                 self.write_buffered(*operation, None, slot).await
             }
+        }
+    }
+
+    /// A repeat is shown the resource as it is now: what waits, over what this node knows besides.
+    fn shown_again(
+        &self,
+        replayed: Written,
+        operation: &Operation,
+        pending: Option<PendingView>,
+    ) -> Written {
+        if self.is_embedded() {
+            return replayed;
+        }
+        let found = self.without_store(&operation.user_id, &operation.resource(), pending);
+        Written {
+            state: shown(found.ok().map(|found| found.value)),
+            ..replayed
         }
     }
 
@@ -176,10 +194,12 @@ impl Repository {
             .cache
             .find(&user, &key)
             .map(|remembered| remembered.state);
-        let base = if pending.is_none() {
-            known.clone()
-        } else {
+        // What waits may have come from a process that didn't know the rest of the resource.
+        let is_whole = |view: &PendingView| is_known(&view.state);
+        let base = if pending.as_ref().is_some_and(is_whole) {
             None
+        } else {
+            known.clone()
         };
         // While nobody knows PostgreSQL's time, stamps may be corrected later: none of them may stay in the cache.
         let is_time_known = self.0.buffer.clock().boot_distance_us().is_some();

@@ -1,0 +1,142 @@
+//! Does a process show again what it, or another on its buffer, has shown? Found
+//! by torture: each of these was forgotten once.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use holdfast_tests::{Client, FaultProxy, Flow, Node, Postgres, Program, tokens};
+use serde_json::json;
+
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Two API processes on one buffer, and a way to PostgreSQL that can be cut.
+struct Pair {
+    one: Program,
+    other: Program,
+    way: FaultProxy,
+    node: Node,
+    _beside: Node,
+    _postgres: Postgres,
+}
+
+impl Pair {
+    async fn start() -> Result<Self> {
+        let postgres = Postgres::start().await?;
+        postgres.create_database("holdfast").await?;
+        let way = FaultProxy::start(postgres.port()).await?;
+        let url = postgres.url_through(way.port(), "holdfast");
+        let node = Node::new()?.with("DATABASE_URL", &url);
+        node.syncd(&["migrate"]).await?.expect_code(0);
+        let beside = node.beside()?;
+        let pair = Self {
+            one: node.start_api().await?,
+            other: beside.start_api().await?,
+            way,
+            node,
+            _beside: beside,
+            _postgres: postgres,
+        };
+        pair.wait("up").await?;
+        Ok(pair)
+    }
+
+    async fn cut(&mut self) -> Result<()> {
+        self.way.set(Flow::Cut).await?;
+        self.wait("down").await
+    }
+
+    async fn mend(&mut self) -> Result<()> {
+        self.way.set(Flow::Pass).await?;
+        self.wait("up").await
+    }
+
+    async fn wait(&self, state: &str) -> Result<()> {
+        for api in [&self.one, &self.other] {
+            let what = format!("PostgreSQL to be {state}");
+            api.wait_health(SETTLE, &what, |health| {
+                health["stores"]["postgres"]["state"] == state
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Both as the same user.
+    fn clients(&self) -> (Client, Client) {
+        let token = tokens::valid("ann");
+        (self.one.client(&token), self.other.client(&token))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_task_that_a_list_has_shown_is_there_in_the_next_outage() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    pair.cut().await?;
+    let task = one.create_task(&json!({"title": "waits"})).await?;
+    task.expect(202);
+    pair.mend().await?;
+    let listed = other.get("/tasks").await?;
+    assert_eq!(listed.json()["items"][0]["sync_state"], "pending");
+    let drained = pair.node.syncd(&["drain", "--wait"]).await?;
+    drained.expect_code(0);
+    pair.cut().await?;
+    let listed = other.get("/tasks").await?;
+    assert_eq!(
+        listed.json()["items"][0]["id"],
+        task.id(),
+        "{}",
+        listed.text()
+    );
+    other
+        .get(&format!("/tasks/{}", task.id()))
+        .await?
+        .expect(200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_process_knows_makes_whole_what_another_has_buffered_without() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    let task = one.create_task(&json!({"title": "known to one"})).await?;
+    let path = format!("/tasks/{}", task.id());
+    pair.cut().await?;
+    let blind = other.patch(&path, &json!({"priority": 1})).await?;
+    blind.expect(202);
+    assert_eq!(blind.json()["entity"], "task", "it doesn't know the task");
+    one.patch(&path, &json!({"description": "more"}))
+        .await?
+        .expect(202);
+    let read = other.get(&path).await?;
+    read.expect(200);
+    let shown = ["title", "description", "priority"].map(|field| read.json()[field].clone());
+    assert_eq!(shown, [json!("known to one"), json!("more"), json!(1)]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_shows_what_its_process_knows_besides_what_waits() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    let task = one.create_task(&json!({"title": "first"})).await?;
+    let path = format!("/tasks/{}", task.id());
+    other
+        .patch(&path, &json!({"title": "newer"}))
+        .await?
+        .expect(200);
+    pair.cut().await?;
+    let keyed = |client: &Client| {
+        let request = client.request(reqwest::Method::PATCH, &path);
+        request
+            .header("content-type", "application/merge-patch+json")
+            .header("idempotency-key", "once")
+            .body(r#"{"priority":1}"#)
+    };
+    one.send(keyed(&one)).await?.expect(202);
+    let repeat = other.send(keyed(&other)).await?;
+    repeat.expect(202);
+    assert_eq!(repeat.expect_header("idempotency-replayed"), "true");
+    assert_eq!(repeat.json()["title"], "newer", "{}", repeat.text());
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Answers: none missing, none refused, none late, without an excuse.
+
+use super::order::Writes;
+use super::{Breach, Verdict};
+use crate::history::{Api, Ask, Exchange, History, Micros, Resource, Span, Trouble, Verb, Wanted};
+
+/// The longest that an answer may take: the store's deadline (750 ms) and the
+/// buffer's (5 s, for a disk that others keep busy), and as much again as a
+/// machine with more processes than cores may add.
+pub const SLOWEST: Micros = 8_000_000;
+
+/// How long after a store's trouble a node may still not have found it well
+/// again: a probe, a connection, and PostgreSQL's recovery.
+const RECOVERY: Micros = 5_000_000;
+
+/// Connections of a process that has ended are noticed by their next use.
+const STALE_CONNECTION: Micros = 1_000_000;
+
+/// Judges each answer, and each lack of one.
+pub fn check(history: &History, writes: &Writes<'_>, verdict: &mut Verdict) {
+    let troubles = Troubles(&history.troubles);
+    for exchange in &history.exchanges {
+        let resource = resource_of(exchange);
+        if let Some(complaint) = failure(exchange, writes, &troubles) {
+            verdict.add(Breach::Unjustified, resource, complaint);
+        }
+        let took = exchange.ended - exchange.invoked;
+        if exchange.reply.is_some() && took > SLOWEST && !troubles.frozen(exchange) {
+            let detail = format!("{} ms: {exchange}", took / 1000);
+            verdict.add(Breach::Slow, resource, detail);
+        }
+    }
+}
+
+/// The slowest answer that nothing excuses.
+pub fn slowest(history: &History) -> Micros {
+    let troubles = Troubles(&history.troubles);
+    let answered = history
+        .exchanges
+        .iter()
+        .filter(|exchange| exchange.reply.is_some() && !troubles.frozen(exchange));
+    let times = answered.map(|exchange| exchange.ended - exchange.invoked);
+    times.max().unwrap_or(0)
+}
+
+fn resource_of(exchange: &Exchange) -> Option<Resource> {
+    let thing = match &exchange.ask {
+        Ask::Write(wanted) => wanted.thing.or(exchange.seen().map(|seen| seen.thing)),
+        Ask::Read(thing) => Some(*thing),
+        Ask::List | Ask::Follow(_) => None,
+    };
+    let user = exchange.user;
+    thing.map(|thing| Resource { user, thing })
+}
+
+fn failure(exchange: &Exchange, writes: &Writes<'_>, troubles: &Troubles<'_>) -> Option<String> {
+    let Some(status) = exchange.status() else {
+        let excused = troubles.down(exchange);
+        return (!excused).then(|| format!("no answer from a living process: {exchange}"));
+    };
+    let excused = match &exchange.ask {
+        _ if status / 100 == 2 => true,
+        Ask::Write(_) if status == 503 => troubles.excuse_refusal(exchange),
+        Ask::Write(wanted) => is_borne_out(exchange, wanted, status, writes),
+        // Whether it should have been known is judged with the other reads.
+        Ask::Read(_) if status == 404 => true,
+        _ if status == 503 => troubles.outage(exchange) || troubles.excuse_refusal(exchange),
+        _ => false,
+    };
+    (!excused).then(|| format!("{exchange}"))
+}
+
+/// Whether a refusal is right by what the clients did.
+fn is_borne_out(exchange: &Exchange, wanted: &Wanted, status: u16, writes: &Writes<'_>) -> bool {
+    let Some(resource) = resource_of(exchange) else {
+        return status == 409 && is_twin_running(exchange, wanted, writes);
+    };
+    let deleted = writes.may_be_deleted(resource, exchange.ended);
+    match status {
+        404 => {
+            let made = writes.is_made(resource, exchange.api.node, exchange.invoked);
+            matches!(wanted.verb, Verb::Patch(_) | Verb::Delete) && (deleted || !made)
+        }
+        409 => is_twin_running(exchange, wanted, writes),
+        410 => wanted.verb == Verb::Put && deleted,
+        _ => false,
+    }
+}
+
+/// Whether another request under the same key ran at the same time.
+fn is_twin_running(exchange: &Exchange, wanted: &Wanted, writes: &Writes<'_>) -> bool {
+    let twins = writes.find(wanted.token).map(|write| &write.attempts);
+    wanted.keyed
+        && twins.into_iter().flatten().any(|twin| {
+            let other = !std::ptr::eq(*twin, exchange);
+            other && twin.invoked < exchange.ended && twin.ended > exchange.invoked
+        })
+}
+
+struct Troubles<'h>(&'h [Span]);
+
+impl Troubles<'_> {
+    fn any(&self, exchange: &Exchange, before: Micros, fits: impl Fn(Trouble) -> bool) -> bool {
+        self.0.iter().any(|span| {
+            fits(span.trouble)
+                && span.from < exchange.ended
+                && span.to.saturating_add(before) > exchange.invoked
+        })
+    }
+
+    fn down(&self, exchange: &Exchange) -> bool {
+        let its_own = |trouble| trouble == Trouble::Down(exchange.api);
+        self.any(exchange, STALE_CONNECTION, its_own)
+    }
+
+    fn frozen(&self, exchange: &Exchange) -> bool {
+        let Api { node, .. } = exchange.api;
+        self.any(exchange, 0, |trouble| trouble == Trouble::Frozen(node))
+    }
+
+    fn excuse_refusal(&self, exchange: &Exchange) -> bool {
+        let Api { node, .. } = exchange.api;
+        let full = |trouble| trouble == Trouble::DiskFull(node);
+        self.frozen(exchange) || self.any(exchange, RECOVERY, full)
+    }
+
+    fn outage(&self, exchange: &Exchange) -> bool {
+        let Api { node, .. } = exchange.api;
+        let store =
+            |trouble| trouble == Trouble::Store(node) || trouble == Trouble::Down(exchange.api);
+        self.any(exchange, RECOVERY, store)
+    }
+}
