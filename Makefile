@@ -11,7 +11,9 @@ export SQLX_OFFLINE ?= true
 target := $(or $(CARGO_TARGET_DIR),target)
 programs := -p holdfast-api -p syncd
 
-.PHONY: help run check test demo bench sqlx sqlx-check install
+CUTS ?= 60
+
+.PHONY: help run check test power demo bench sqlx sqlx-check install
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/make /'
@@ -31,6 +33,10 @@ check: ## format, lints, layers, units and manifests
 test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own
 	cargo build $(programs)
 	cargo test --workspace
+
+power: install ## cut the power of the buffer's file system CUTS times (60) while clients write; needs root
+	cargo build $(programs)
+	HOLDFAST_POWER_CUTS=$(CUTS) cargo test -p holdfast-tests --test power
 
 demo: install ## an outage told in the terminal: PostgreSQL killed, writes go on, nothing lost
 	cargo build --release $(programs) -p holdfast-tests --bin holdfast-api --bin syncd --bin holdfast-demo
