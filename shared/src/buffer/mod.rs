@@ -32,6 +32,8 @@ mod snap;
 mod writer;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, Passed, Skip};

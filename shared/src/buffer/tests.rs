@@ -42,7 +42,7 @@ fn operation(user_id: &str, id: TaskId, kind: Kind, change: TaskState) -> Operat
     }
 }
 
-fn create(user_id: &str, id: TaskId, title: &str) -> Operation {
+pub(super) fn create(user_id: &str, id: TaskId, title: &str) -> Operation {
     let task = NewTask {
         title: Title::parse(title).expect("a valid title"),
         description: Default::default(),
@@ -58,7 +58,7 @@ fn create(user_id: &str, id: TaskId, title: &str) -> Operation {
     operation(user_id, id, Kind::Create, change)
 }
 
-fn retitle(user_id: &str, id: TaskId, title: &str) -> Operation {
+pub(super) fn retitle(user_id: &str, id: TaskId, title: &str) -> Operation {
     let change = TaskState {
         created: None,
         ..create(user_id, id, title)
@@ -73,7 +73,7 @@ fn retitle(user_id: &str, id: TaskId, title: &str) -> Operation {
     operation(user_id, id, Kind::Update, change)
 }
 
-fn delete(user_id: &str, id: TaskId) -> Operation {
+pub(super) fn delete(user_id: &str, id: TaskId) -> Operation {
     operation(
         user_id,
         id,
@@ -92,7 +92,7 @@ fn task_of(state: State) -> Option<TaskState> {
     }
 }
 
-fn title_of(state: &State) -> Option<String> {
+pub(super) fn title_of(state: &State) -> Option<String> {
     task_of(state.clone())?
         .title
         .map(|title| title.value.as_str().to_owned())
