@@ -13,7 +13,7 @@ programs := -p holdfast-api -p syncd
 
 CUTS ?= 60
 
-.PHONY: help run check test power demo bench sqlx sqlx-check install
+.PHONY: help run check test power seeded-bugs demo bench sqlx sqlx-check install
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/make /'
@@ -37,6 +37,9 @@ test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own
 power: install ## cut the power of the buffer's file system CUTS times (60) while clients write; needs root
 	cargo build $(programs)
 	HOLDFAST_POWER_CUTS=$(CUTS) cargo test -p holdfast-tests --test power
+
+seeded-bugs: install ## does a test catch each of the bugs of shared/src/seeded.rs? (builds all once more)
+	cargo run -p holdfast-tests --bin holdfast-seeded-bugs
 
 demo: install ## an outage told in the terminal: PostgreSQL killed, writes go on, nothing lost
 	cargo build --release $(programs) -p holdfast-tests --bin holdfast-api --bin syncd --bin holdfast-demo

@@ -29,6 +29,8 @@ mod retention;
 mod schema;
 mod shared;
 mod snap;
+#[cfg(feature = "seeded-bugs")]
+mod unsynced;
 mod writer;
 
 #[cfg(test)]

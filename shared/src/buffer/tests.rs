@@ -508,6 +508,33 @@ async fn dead_letters_come_back_or_go_by_hand_and_leave_through_the_archive() ->
 }
 
 #[tokio::test]
+async fn a_letter_that_the_archive_cannot_take_stays() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = BufferConfig {
+        retention: Duration::ZERO,
+        ..config(directory.path(), 100)
+    };
+    let buffer = Buffer::open(&settings)?;
+    append(&buffer, create("ann", TaskId::generate(), "bread")).await?;
+    let read = batch(&buffer, 10, Skip::default(), any_time()).await?;
+    let reason = "22001".to_owned();
+    buffer
+        .settle(settle_all(&read, &Verdict::Dead { reason }))
+        .await?;
+    std::fs::write(archive_directory(buffer.path()), "not a directory")?;
+    let refused = buffer.retain().await;
+    assert!(
+        matches!(refused, Err(BufferError::Io { .. })),
+        "{refused:?}"
+    );
+    let counted = conserved(&buffer).await?.counters;
+    assert_eq!((counted.dead, counted.archived), (1, 0));
+    std::fs::remove_file(archive_directory(buffer.path()))?;
+    assert_eq!(buffer.retain().await?.archived, 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn embedded_mode_keeps_one_folded_item_a_resource_and_a_delete_is_final() -> Outcome {
     use crate::domain::{Outcome, Rejection};
     let directory = tempfile::tempdir()?;

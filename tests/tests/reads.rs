@@ -1,0 +1,101 @@
+//! Does a client always read what it was told was written, also at the very
+//! moment when it moves from the buffer into PostgreSQL?
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_tests::{Client, FaultProxy, Flow, Node, Postgres, tokens};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+const DATABASE: &str = "holdfast";
+const DEADLINE: Duration = Duration::from_secs(30);
+const TASKS: usize = 20;
+const READERS_PER_TASK: usize = 2;
+/// Of each packet, either way. So an answer of PostgreSQL's is under way for
+/// much longer than syncd, on the direct way, takes to apply and settle.
+const DELAY: Duration = Duration::from_millis(200);
+/// Many times that: slow is not away here.
+const STORE_TIMEOUT_MS: &str = "10000";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_never_missed_while_it_is_drained() -> Result<()> {
+    let postgres = Postgres::start().await?;
+    let direct = postgres.create_database(DATABASE).await?;
+    let mut proxy = FaultProxy::start(postgres.port()).await?;
+    let node = Node::new()?
+        .with(
+            "DATABASE_URL",
+            &postgres.url_through(proxy.port(), DATABASE),
+        )
+        .with("STORE_TIMEOUT_MS", STORE_TIMEOUT_MS)
+        .with("DB_MAX_CONNECTIONS", "60");
+    node.syncd(&["migrate"]).await?.expect_code(0);
+    let api = node.start_api().await?;
+    api.wait_status(DEADLINE, "online").await?;
+
+    proxy.set(Flow::Cut).await?;
+    let client = api.client(&tokens::valid("somebody"));
+    let mut tasks = Vec::new();
+    for number in 0..TASKS {
+        let title = format!("task {number}");
+        let created = client.create_task(&json!({"title": title})).await?;
+        tasks.push((created.expect(202).id().to_owned(), title));
+    }
+    proxy.set(Flow::Delay(DELAY)).await?;
+    api.wait_status(DEADLINE, "catching_up").await?;
+
+    let stopping = Arc::new(AtomicBool::new(false));
+    let mut readers: Vec<JoinHandle<Result<u64>>> = Vec::new();
+    for (id, title) in &tasks {
+        for _ in 0..READERS_PER_TASK {
+            // Out of step with each other, so that at any moment some answer
+            // has just left PostgreSQL.
+            tokio::time::sleep(DELAY * 2 / (TASKS * READERS_PER_TASK) as u32).await;
+            let reader = Reader {
+                client: client.clone(),
+                path: format!("/tasks/{id}"),
+                title: title.clone(),
+                stopping: Arc::clone(&stopping),
+            };
+            readers.push(tokio::spawn(reader.work()));
+        }
+    }
+    let beside = node.beside()?.with("DATABASE_URL", &direct);
+    let _syncd = beside.start_syncd().await?;
+    api.wait_status(DEADLINE, "online").await?;
+    stopping.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let reads = reader.await.context("a reader has panicked")??;
+        assert!(reads > 0, "a reader has read nothing");
+    }
+    Ok(())
+}
+
+struct Reader {
+    client: Client,
+    path: String,
+    title: String,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Reader {
+    /// Reads one task over and over; gives how often.
+    async fn work(self) -> Result<u64> {
+        let mut reads = 0;
+        while !self.stopping.load(Ordering::Relaxed) {
+            let answer = self.client.get(&self.path).await?;
+            ensure!(
+                answer.status() == 200 && answer.json()["title"] == self.title.as_str(),
+                "{} was read as {}: {}",
+                self.title,
+                answer.status(),
+                answer.text()
+            );
+            reads += 1;
+        }
+        Ok(reads)
+    }
+}
