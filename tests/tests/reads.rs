@@ -17,21 +17,27 @@ const READERS_PER_TASK: usize = 2;
 /// Of each packet, either way. So an answer of PostgreSQL's is under way for
 /// much longer than syncd, on the direct way, takes to apply and settle.
 const DELAY: Duration = Duration::from_millis(200);
-/// Many times that: slow is not away here.
-const STORE_TIMEOUT_MS: &str = "10000";
+/// Slow is not away here: a call may take long, and no probe, whose deadline is
+/// its own, comes in between.
+const PATIENCE: [(&str, &str); 2] = [
+    ("STORE_TIMEOUT_MS", "10000"),
+    ("HEALTH_INTERVAL_MS", "60000"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_is_never_missed_while_it_is_drained() -> Result<()> {
     let postgres = Postgres::start().await?;
     let direct = postgres.create_database(DATABASE).await?;
     let mut proxy = FaultProxy::start(postgres.port()).await?;
-    let node = Node::new()?
+    let mut node = Node::new()?
         .with(
             "DATABASE_URL",
             &postgres.url_through(proxy.port(), DATABASE),
         )
-        .with("STORE_TIMEOUT_MS", STORE_TIMEOUT_MS)
         .with("DB_MAX_CONNECTIONS", "60");
+    for (name, value) in PATIENCE {
+        node.set(name, value);
+    }
     node.syncd(&["migrate"]).await?.expect_code(0);
     let api = node.start_api().await?;
     api.wait_status(DEADLINE, "online").await?;
@@ -44,8 +50,9 @@ async fn a_write_is_never_missed_while_it_is_drained() -> Result<()> {
         let created = client.create_task(&json!({"title": title})).await?;
         tasks.push((created.expect(202).id().to_owned(), title));
     }
-    proxy.set(Flow::Delay(DELAY)).await?;
+    proxy.set(Flow::Pass).await?;
     api.wait_status(DEADLINE, "catching_up").await?;
+    proxy.set(Flow::Delay(DELAY)).await?;
 
     let stopping = Arc::new(AtomicBool::new(false));
     let mut readers: Vec<JoinHandle<Result<u64>>> = Vec::new();
