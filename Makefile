@@ -14,7 +14,9 @@ programs := -p holdfast-api -p syncd
 # SECONDS is also a variable of bash's own, which counts: only one given to make is meant.
 torture_seconds := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)
 
-.PHONY: help run check test torture torture-programs demo bench sqlx sqlx-check install
+CUTS ?= 60
+
+.PHONY: help run check test torture power seeded-bugs demo bench sqlx sqlx-check install
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/make /'
@@ -34,15 +36,19 @@ check: ## format, lints, layers, units and manifests
 test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own, and two minutes of torture
 	cargo build $(programs)
 	cargo test --workspace --features holdfast-tests/torture
-	@$(MAKE) --no-print-directory torture SECONDS=60 SEED=1
-	@$(MAKE) --no-print-directory torture SECONDS=60 SEED=
+	@for seed in "--seed 1" ""; do $(target)/debug/holdfast-torture --seconds 60 --keep $(target) $$seed; done
 
-torture: install torture-programs ## hurt everything at once for SECONDS=60 with SEED=… (fresh if none), and check every promise
-	@$(target)/release/holdfast-torture --seconds $(torture_seconds) --keep $(target) $(if $(SEED),--seed $(SEED))
-
-torture-programs:
+torture: install ## hurt everything at once for SECONDS=60 with SEED=… (fresh if none), and check every promise
 	cargo build --release $(programs)
 	cargo build --release -p holdfast-tests --features torture --bin holdfast-torture
+	@$(target)/release/holdfast-torture --seconds $(torture_seconds) --keep $(target) $(if $(SEED),--seed $(SEED))
+
+power: install ## cut the power of the buffer's file system CUTS times (60) while clients write; needs root
+	cargo build $(programs)
+	HOLDFAST_POWER_CUTS=$(CUTS) cargo test -p holdfast-tests --test power
+
+seeded-bugs: install ## does a test catch each of the bugs of shared/src/seeded.rs? (builds all once more)
+	cargo run -p holdfast-tests --bin holdfast-seeded-bugs
 
 demo: install ## an outage told in the terminal: PostgreSQL killed, writes go on, nothing lost
 	cargo build --release $(programs) -p holdfast-tests --bin holdfast-api --bin syncd --bin holdfast-demo

@@ -7,5 +7,6 @@ pub mod config;
 pub mod domain;
 pub mod health;
 pub mod repository;
+pub mod seeded;
 pub mod store;
 pub mod telemetry;

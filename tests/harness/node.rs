@@ -17,6 +17,9 @@ use crate::tokens;
 /// The most that a command of `syncd` may take in a test.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The bug that `make seeded-bugs` has switched on, for the programs too.
+const SEEDED_BUG: &str = "HOLDFAST_SEEDED_BUG";
+
 /// A directory, two ports and a set of variables, from which `holdfast-api`
 /// and `syncd` are started any number of times.
 #[derive(Debug)]
@@ -108,12 +111,15 @@ impl Node {
         let syncd_port = ReservedPort::claim()?;
         let buffer = directory.path().join("data/buffer.redb");
         let path = env::var("PATH").unwrap_or_else(|_| String::from("/usr/bin:/bin"));
-        let node = Self {
+        let mut node = Self {
             api_port,
             syncd_port,
             environment,
             directory,
         };
+        if let Ok(bug) = env::var(SEEDED_BUG) {
+            node.set(SEEDED_BUG, &bug);
+        }
         let api = node.api_port.address();
         let syncd = node.syncd_port.address();
         Ok(node

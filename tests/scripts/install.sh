@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the tests, the demo and the benchmark need beyond Rust: a C
-# compiler, PostgreSQL and Redis as programs, libfaketime. Says what it does, changes nothing
-# where all is there, and neither creates a cluster nor starts a service: the
-# tests run private instances of their own.
+# compiler, PostgreSQL and Redis as programs, libfaketime, and for root what cuts
+# the power of a file system. Says what it does, changes nothing where all is
+# there, and neither creates a cluster nor starts a service: the tests run
+# private instances of their own.
 #
 # Exit codes: 0 all is there, 69 something is missing that can't be installed.
 set -euo pipefail
@@ -39,6 +40,14 @@ missing_packages() {
     command -v make >/dev/null || echo make
     has_faketime || echo libfaketime
     command -v cc >/dev/null || echo gcc libc6-dev
+    missing_for_power_cuts
+}
+
+# Only root can cut a file system's power; without these the tests say that they leave it out.
+missing_for_power_cuts() {
+    ((EUID == 0)) && command -v apt-get >/dev/null || return 0
+    [[ -x /usr/sbin/xfs_io ]] || echo xfsprogs
+    compgen -G '/usr/lib/*/libeatmydata.so' >/dev/null || echo libeatmydata1
 }
 
 # Debian 12 has 15; later ones have only their own version, all of which will do.

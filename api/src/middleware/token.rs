@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use holdfast_shared::config::{TokenConfig, TokenKeys, development_secret};
 use holdfast_shared::domain::{Claims, SessionId, Timestamp, UserId};
+use holdfast_shared::seeded::Bug;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 use secrecy::ExposeSecret;
@@ -193,6 +194,7 @@ impl TokenVerifier {
         let mut validation = Validation::new(key.algorithm);
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
+        validation.validate_exp = !Bug::ExpiredTokenAccepted.is_on();
         validation.validate_aud = self.audience.is_some();
         let mut required = vec!["exp", "sub"];
         if let Some(issuer) = &self.issuer {

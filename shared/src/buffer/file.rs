@@ -110,6 +110,10 @@ impl Handle {
         let database = guard_path(path, || {
             let backend =
                 FileBackend::new(file).map_err(|error| BufferError::storage(path, error))?;
+            #[cfg(test)]
+            let backend = super::model::Backend::new(path, backend);
+            #[cfg(feature = "seeded-bugs")]
+            let backend = super::unsynced::Unsynced(backend);
             let mut builder = Database::builder();
             builder
                 .set_cache_size(CACHE_BYTES)

@@ -29,8 +29,12 @@ mod retention;
 mod schema;
 mod shared;
 mod snap;
+#[cfg(feature = "seeded-bugs")]
+mod unsynced;
 mod writer;
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;
 

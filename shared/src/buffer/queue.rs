@@ -10,6 +10,7 @@ use crate::domain::{
     Body, Kind, Operation, OperationRecord, OperationState, Outcome, Priority, ResourceKey, Row,
     Stamp, State, Timestamp, judge,
 };
+use crate::seeded::Bug;
 
 use super::epoch;
 use super::error::BufferError;
@@ -110,7 +111,7 @@ pub(super) fn append(
     mut item: Item,
     room: u64,
 ) -> Result<Item, BufferError> {
-    if transaction.counters.pending >= room {
+    if transaction.counters.pending >= room && !Bug::CapIgnored.is_on() {
         return Err(BufferError::Full { max_items: room });
     }
     if !item.operation.stamp.is_set() && Lane::of(&item.operation) == Lane::Postgres {
@@ -123,6 +124,7 @@ pub(super) fn append(
     let key = item.operation.resource();
     let waiting = present(transaction, index, &key)?;
     let least_urgent = waiting.iter().map(|queued| queued.place.priority()).max();
+    let least_urgent = least_urgent.filter(|_| !Bug::PriorityReorders.is_on());
     let priority = least_urgent.map_or(item.operation.priority, |least| {
         least.max(item.operation.priority)
     });
@@ -145,6 +147,9 @@ fn stamp(transaction: &mut Transaction<'_>, clock: &Clock, operation: &mut Opera
     if !operation.stamp.is_set() {
         clock.observe(Stamp::from_i64(transaction.counters.high_water));
         operation.restamp(clock.stamp());
+    }
+    if Bug::HighWaterForgotten.is_on() {
+        return;
     }
     let high_water = transaction
         .counters
@@ -383,7 +388,7 @@ fn take_from_queue(
     let mut table = open(transaction, lane, priority)?;
     table
         .retain_in(*first..=*last, |seq, bytes| match wanted.get(&seq) {
-            Some((position, crc)) if *crc == checksum(bytes) => {
+            Some((position, crc)) if *crc == checksum(bytes) || Bug::SettledUnseen.is_on() => {
                 removed[*position] = true;
                 false
             }

@@ -42,7 +42,7 @@ fn operation(user_id: &str, id: TaskId, kind: Kind, change: TaskState) -> Operat
     }
 }
 
-fn create(user_id: &str, id: TaskId, title: &str) -> Operation {
+pub(super) fn create(user_id: &str, id: TaskId, title: &str) -> Operation {
     let task = NewTask {
         title: Title::parse(title).expect("a valid title"),
         description: Default::default(),
@@ -58,7 +58,7 @@ fn create(user_id: &str, id: TaskId, title: &str) -> Operation {
     operation(user_id, id, Kind::Create, change)
 }
 
-fn retitle(user_id: &str, id: TaskId, title: &str) -> Operation {
+pub(super) fn retitle(user_id: &str, id: TaskId, title: &str) -> Operation {
     let change = TaskState {
         created: None,
         ..create(user_id, id, title)
@@ -73,7 +73,7 @@ fn retitle(user_id: &str, id: TaskId, title: &str) -> Operation {
     operation(user_id, id, Kind::Update, change)
 }
 
-fn delete(user_id: &str, id: TaskId) -> Operation {
+pub(super) fn delete(user_id: &str, id: TaskId) -> Operation {
     operation(
         user_id,
         id,
@@ -92,7 +92,7 @@ fn task_of(state: State) -> Option<TaskState> {
     }
 }
 
-fn title_of(state: &State) -> Option<String> {
+pub(super) fn title_of(state: &State) -> Option<String> {
     task_of(state.clone())?
         .title
         .map(|title| title.value.as_str().to_owned())
@@ -504,6 +504,33 @@ async fn dead_letters_come_back_or_go_by_hand_and_leave_through_the_archive() ->
         (snapshot.counters.pending, snapshot.counters.archived),
         (2, 0)
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_letter_that_the_archive_cannot_take_stays() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = BufferConfig {
+        retention: Duration::ZERO,
+        ..config(directory.path(), 100)
+    };
+    let buffer = Buffer::open(&settings)?;
+    append(&buffer, create("ann", TaskId::generate(), "bread")).await?;
+    let read = batch(&buffer, 10, Skip::default(), any_time()).await?;
+    let reason = "22001".to_owned();
+    buffer
+        .settle(settle_all(&read, &Verdict::Dead { reason }))
+        .await?;
+    std::fs::write(archive_directory(buffer.path()), "not a directory")?;
+    let refused = buffer.retain().await;
+    assert!(
+        matches!(refused, Err(BufferError::Io { .. })),
+        "{refused:?}"
+    );
+    let counted = conserved(&buffer).await?.counters;
+    assert_eq!((counted.dead, counted.archived), (1, 0));
+    std::fs::remove_file(archive_directory(buffer.path()))?;
+    assert_eq!(buffer.retain().await?.archived, 1);
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use super::file::{Handle, OpenFile};
 use super::lock::Turnstile;
 use super::registration::register;
 use super::schema::{COMMITS, COUNTERS_KEY, Counters, Decoded, META, decode, encode};
+use crate::seeded::Bug;
 
 /// Most requests in one transaction: bounds how long the others wait.
 const GROUP_MAX: usize = 512;
@@ -243,7 +244,7 @@ impl Thread {
             .begin_write()
             .map_err(|error| file.storage(error))?;
         self.last_group += 1;
-        group.retain(|job| job.take());
+        group.retain(|job| job.take() || Bug::WithdrawnCarriedOut.is_on());
         if group.is_empty() {
             return txn.abort().map_err(|error| file.storage(error));
         }
@@ -265,6 +266,9 @@ impl Thread {
         let counters = transaction.counters;
         write_counters(&txn, &file, &counters)?;
         mark_commit(&txn, &file, self.writer_number, self.last_group)?;
+        if Bug::AckBeforeCommit.is_on() {
+            group.drain(..).for_each(|job| job.finish(Ok(())));
+        }
         txn.commit().map_err(|error| file.storage(error))
     }
 

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::seeded::Bug;
+
 use super::stamp::Stamp;
 
 /// A field's value and the stamp of the write that set it.
@@ -24,7 +26,8 @@ impl<T> Register<T> {
 /// Keeps the newer of two registers in `mine`; on equal stamps (the same write) `mine` stays.
 pub(super) fn keep_newer<T: Clone>(mine: &mut Option<Register<T>>, other: &Option<Register<T>>) {
     let Some(theirs) = other else { return };
-    if mine.as_ref().is_none_or(|own| theirs.stamp > own.stamp) {
+    let is_newer = |own: &Register<T>| theirs.stamp > own.stamp;
+    if mine.as_ref().is_none_or(is_newer) || Bug::RustMergeIgnoresStamps.is_on() {
         *mine = Some(theirs.clone());
     }
 }

@@ -5,6 +5,7 @@ use crate::domain::{
     Body, Claims, Kind, Operation, OperationId, Priority, ProfileState, ResourceKey, Stamp, State,
     TaskId, TaskQuery, TaskState, UserId,
 };
+use crate::seeded::Bug;
 use crate::store::StoreError;
 use crate::store::postgres::Postgres;
 
@@ -26,7 +27,7 @@ impl Repository {
         id: TaskId,
     ) -> Result<Option<Found<TaskState>>, ReadError> {
         let key = ResourceKey::Task(id);
-        let view = self.pending(user, &key).await?;
+        let mut view = self.pending(user, &key).await?;
         if self.is_embedded() {
             return Ok(view.and_then(|view| task(view.state)).map(synced));
         }
@@ -34,6 +35,9 @@ impl Repository {
             match lane.store.find_task(id).await {
                 Ok(Some(row)) if row.owner != *user => return Ok(None),
                 Ok(row) => {
+                    if Bug::StoreBeforeView.is_on() {
+                        view = self.pending(user, &key).await?;
+                    }
                     return Ok(self
                         .over_store(user, key, row.map(|row| row.state), view)
                         .and_then(found_task));

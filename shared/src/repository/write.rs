@@ -8,6 +8,7 @@ use crate::domain::{
     Rejection, State, UserId,
 };
 use crate::health::StoreHealth;
+use crate::seeded::Bug;
 use crate::store::FailureClass;
 use crate::store::StoreError;
 use crate::store::postgres::{Applied, Postgres};
@@ -188,6 +189,9 @@ impl Repository {
         pending: Option<PendingView>,
         slot: Slot,
     ) -> Result<Written, WriteError> {
+        if Bug::OutageFailsWrites.is_on() {
+            return Err(WriteError::Unavailable);
+        }
         let (user, key) = (operation.user_id.clone(), operation.resource());
         let known = self
             .0

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_shared::buffer::Queued;
 use holdfast_shared::domain::{Operation, Outcome, ResourceKey};
+use holdfast_shared::seeded::Bug;
 use holdfast_shared::store::{FailureClass, StoreError};
 
 use super::parking::MOST_CONTENDED;
@@ -163,6 +164,12 @@ impl Trial {
         match answered {
             Ok(outcomes) => self.note_answers(&part, outcomes, began.elapsed()),
             Err(error) => match error.class() {
+                FailureClass::Unavailable if Bug::RetryCountedInOutage.is_on() => {
+                    self.refuse(part[0], &error);
+                }
+                FailureClass::Contended if Bug::LockedRowStopsLane.is_on() => {
+                    self.judgement.obstacle = Some(Obstacle::Away);
+                }
                 FailureClass::Unavailable => self.judgement.obstacle = Some(Obstacle::Away),
                 FailureClass::Systemic => {
                     self.judgement.obstacle = Some(Obstacle::Systemic(Trouble::from(&error)));

@@ -20,6 +20,7 @@ use holdfast_shared::buffer::{
 };
 use holdfast_shared::config::SyncConfig;
 use holdfast_shared::domain::{OperationId, Outcome, Rejection, ResourceKey};
+use holdfast_shared::seeded::Bug;
 use tokio::task::JoinHandle;
 
 use self::reading::Pass;
@@ -204,6 +205,10 @@ impl<S: Sink> Drain<S> {
     pub async fn work(&mut self, items: Vec<Queued>) -> Result<Step, BufferError> {
         let read = items.len();
         let began = Instant::now();
+        if Bug::RemovedBeforeApplied.is_on() {
+            self.begin_settling(items.iter().map(as_applied).collect())
+                .await?;
+        }
         let ahead = self.read_ahead(&items);
         let pass = std::mem::take(&mut self.pass);
         let (mut settlements, items) = self.part_orphans(items);
@@ -499,6 +504,14 @@ fn left_out(settlements: &[Settlement]) -> Skip {
 /// Whether an item goes back to its queue.
 fn stays_queued(settlement: &Settlement) -> bool {
     matches!(settlement.verdict, Verdict::Retry { .. })
+}
+
+/// For a seeded bug: the verdict without a trial.
+fn as_applied(queued: &Queued) -> Settlement {
+    Settlement {
+        queued: queued.clone(),
+        verdict: Verdict::Applied,
+    }
 }
 
 fn all_failed(last: Option<Refused>) -> Trouble {

@@ -1,6 +1,8 @@
 //! PostgreSQL: tasks, profiles, and what became of operations. SQL is found here and nowhere else.
 
 mod client;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
 mod session;
 
 mod apply;

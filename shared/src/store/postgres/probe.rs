@@ -9,6 +9,7 @@ use super::session::Sessions;
 use crate::clock::{Distance, Reading};
 use crate::domain::Timestamp;
 use crate::health::Probed;
+use crate::seeded::Bug;
 use crate::store::pool::{Connector as _, Reserved};
 use crate::store::{FailureClass, StoreError};
 
@@ -72,6 +73,13 @@ async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
 async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, StoreError> {
     let started = Instant::now();
     let clock = clock_distance(connection).await?;
+    if Bug::ReadOnlyProbe.is_on() {
+        return Ok(Probed {
+            latency: started.elapsed(),
+            clock: Some(clock),
+            database_id: None,
+        });
+    }
     let database_id = sqlx::query_scalar!(
         "INSERT INTO holdfast_probes (slot, probed_at) VALUES ($1, clock_timestamp()) \
          ON CONFLICT (slot) DO UPDATE SET probed_at = EXCLUDED.probed_at \

@@ -59,6 +59,8 @@ pub(super) async fn merge(
     owner: &UserId,
     change: &TaskState,
 ) -> Result<Option<Row>, sqlx::Error> {
+    #[cfg(feature = "seeded-bugs")]
+    super::seeded::forget_stamps(connection, id).await?;
     let task = TaskColumns::of(id, owner, change);
     let row = sqlx::query_as!(
         TaskRow,
@@ -130,8 +132,10 @@ pub(super) async fn delete(
         owner.as_str(),
         deleted.as_i64(),
     )
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await?;
+    #[cfg(feature = "seeded-bugs")]
+    super::seeded::purge(connection, id).await?;
     row.map(|row| Ok(row.into_row()?.1)).transpose()
 }
 
