@@ -19,7 +19,7 @@ use holdfast_shared::buffer::{
 };
 use holdfast_shared::config::SyncConfig;
 use holdfast_shared::domain::{OperationId, Outcome, Rejection, ResourceKey};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::batch_size::BatchSize;
 use super::courtesy::Courtesy;
@@ -88,6 +88,8 @@ pub struct Drain<S> {
     ahead: Option<JoinHandle<Result<Batch, BufferError>>>,
     settled: SettleReport,
     newer_noted: bool,
+    /// The opening of the file that may be drained; `None`: whichever.
+    vetted: Option<u64>,
 }
 
 /// A pass over the queue, where very many items are put off: batches go on behind them instead of passing over them
@@ -143,6 +145,7 @@ impl<S: Sink> Drain<S> {
             ahead: None,
             settled: SettleReport::default(),
             newer_noted: false,
+            vetted: None,
         }
     }
 
@@ -160,6 +163,17 @@ impl<S: Sink> Drain<S> {
     pub fn configure(&mut self, config: &SyncConfig) {
         self.size.set_bounds(config.batch_size, config.batch_max);
         self.schedule = RetrySchedule::new(config.max_retry_attempts);
+    }
+
+    /// Which opening of the buffer file is in use.
+    pub fn generation(&self) -> u64 {
+        self.buffer.generation()
+    }
+
+    /// Has it drain from this opening of the file only: another one may be of another file, and whether that belongs
+    /// to this store must be found out first.
+    pub fn vet(&mut self, generation: u64) {
+        self.vetted = Some(generation);
     }
 
     /// The store was away: what was learned about its speed and its locks is no longer true.
@@ -286,6 +300,17 @@ impl<S: Sink> Drain<S> {
         settling.map_or_else(Skip::default, |settling| settling.skip.clone())
     }
 
+    /// Gives the buffer's ballast up, since its disk is too full even to settle; the rest of the drain begins small.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub async fn make_room(&mut self) -> Result<bool, BufferError> {
+        self.begin_anew();
+        let buffer = self.buffer.clone();
+        let released = spawn_blocking(move || buffer.release_ballast()).await;
+        released.unwrap_or(Err(BufferError::Closed))
+    }
+
     /// Waits until what was decided is settled.
     ///
     /// # Errors
@@ -385,6 +410,10 @@ impl<S: Sink> Drain<S> {
 
     /// Sees to what can't be applied.
     async fn sort_out(&mut self, mut batch: Batch) -> Result<Batch, BufferError> {
+        if self.vetted.is_some_and(|vetted| vetted != batch.generation) {
+            let path = self.buffer.path().to_owned();
+            return Err(BufferError::Replaced { path });
+        }
         self.set_damaged_aside(std::mem::take(&mut batch.damaged))
             .await?;
         self.note_newer(batch.newer);
