@@ -173,11 +173,14 @@ impl OpenFile {
 
     /// Sets the file aside if it is damaged. What looked like it may have been a defect of this program, or of this
     /// machine's memory; then opening it anew is all it takes.
+    ///
+    /// The handle of a damaged file is never closed: redb would write to it then, and may panic.
     fn examine(&self, handle: &Handle, detail: String, turn: &Turn<'_>) -> Result<(), BufferError> {
         if verification::is_whole(&self.path) {
             tracing::error!(path = %self.path.display(), detail, "buffer seemed damaged but is whole: opened anew");
             return Ok(());
         }
+        std::mem::forget(self.handle());
         put_aside(&self.path, handle.identity, &detail, turn)
     }
 
