@@ -1,12 +1,11 @@
 //! Which database the file belongs to: its items must never go into another one by mistake.
 
-use redb::ReadableTable;
+use redb::{ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
 use super::error::BufferError;
 use super::schema::{DATABASE_KEY, Lane, META, queues};
 use super::writer::Transaction;
-use redb::ReadableTableMetadata;
 
 /// Which database the file belongs to, after a store has said which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -151,6 +151,7 @@ impl OpenFile {
 
     fn leave_orphan(&self, handle: &Handle, turn: &Turn<'_>) -> Result<(), BufferError> {
         let failed = |error: io::Error| BufferError::io(&self.path, &error);
+        make_directory(&self.path).map_err(failed)?;
         let copy = replacement::rescue(&self.path, &handle.file, turn).map_err(failed)?;
         if Identity::at(&self.path).map_err(failed)?.is_none() {
             replacement::fill_place(&self.path, copy.as_deref(), turn)?;

@@ -47,11 +47,11 @@ struct Inner {
 }
 
 impl Buffer {
-    /// Opens the file, or makes it, and starts the writer. Blocks: call it before serving, or off the async threads.
+    /// Opens the file, or makes it, and starts the writer. A damaged file is set aside and a new one made. Blocks: call it before serving, or off the async threads.
     ///
     /// # Errors
-    /// When the file can't be made, opened, read or written, is damaged, of a newer schema, or on a network file
-    /// system. Nothing is changed then.
+    /// When the file can't be made, opened, read or written, is somebody else's, of a newer schema, or on a network
+    /// file system. Nothing is changed then.
     pub fn open(config: &BufferConfig) -> Result<Self, BufferError> {
         Buffer::open_by(config, Reading::take)
     }
@@ -72,8 +72,11 @@ impl Buffer {
             writer_number,
         } = become_writer(&file, &reader)?;
         let clock = Clock::reading(NodeId::from_number(node_number), source);
-        if let (Some(known), _) = reader.time_notes()? {
-            known.tell(&clock);
+        match reader.time_notes() {
+            Ok((known, _)) => known.into_iter().for_each(|known| known.tell(&clock)),
+            // The writer sees to it before anything else.
+            Err(error) if error.wants_healing() => {}
+            Err(error) => return Err(error),
         }
         let (writer, thread) = Writer::start(Arc::clone(&file), writer_number, DEADLINE)?;
         Ok(Buffer(Arc::new(Inner {
