@@ -235,7 +235,7 @@ impl<S: Sink> Worker<S> {
 
     /// Has the drain go on in the ballast's room. Tells whether there was any.
     async fn make_room(&mut self) -> bool {
-        match self.drain.make_room().await {
+        match self.drain.give_ballast_up().await {
             Ok(true) => {
                 tracing::warn!(
                     lane = self.lane(),

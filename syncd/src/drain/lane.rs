@@ -304,7 +304,7 @@ impl<S: Sink> Drain<S> {
     ///
     /// # Errors
     /// When it can't be removed.
-    pub async fn make_room(&mut self) -> Result<bool, BufferError> {
+    pub async fn give_ballast_up(&mut self) -> Result<bool, BufferError> {
         self.begin_anew();
         let buffer = self.buffer.clone();
         let released = spawn_blocking(move || buffer.release_ballast()).await;
