@@ -229,7 +229,9 @@ mod tests {
             oldest_accepted_at: None,
             finished: 0,
             set_aside: 0,
+            damaged_files: 0,
             size_bytes: 0,
+            disk_full: false,
             counters: Counters {
                 pending,
                 ..Counters::default()

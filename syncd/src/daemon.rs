@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_shared::buffer::{Binding, Buffer, DaemonLock};
+use holdfast_shared::buffer::{Binding, Buffer, DaemonLock, Manner};
 use holdfast_shared::config::{BufferConfig, Config};
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -14,6 +14,7 @@ use crate::retention::Retention;
 use crate::signals::{Orders, told_to_stop};
 use crate::status_page::{self, Source};
 use crate::systemd::{self, Pulse};
+use crate::upkeep::Upkeep;
 
 /// Renders Prometheus' text.
 pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
@@ -49,6 +50,11 @@ pub async fn run(
     }
     let retention = Retention::new(buffer.clone(), engine.postgres().cloned());
     services.spawn(retention.run(engine.settings(), engine.stopped()));
+    let manner = match config.postgres {
+        Some(_) => Manner::Queued,
+        None => Manner::Folded,
+    };
+    services.spawn(Upkeep::new(buffer.clone(), manner).run(engine.stopped()));
     tracing::info!(buffer = %buffer.path().display(), version = env!("CARGO_PKG_VERSION"), "syncd is running");
     systemd::notify_ready(&engine.board().report().status_line());
     let outcome = attend(&config, &mut engine, &mut services, &orders).await;

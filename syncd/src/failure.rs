@@ -66,8 +66,12 @@ impl From<ConfigFaults> for Failure {
 impl From<BufferError> for Failure {
     fn from(error: BufferError) -> Self {
         match error {
-            BufferError::Busy | BufferError::Full { .. } => Failure::try_later(error),
-            BufferError::NetworkFileSystem { .. } => Failure::config(error),
+            BufferError::Busy | BufferError::Full { .. } | BufferError::Draining { .. } => {
+                Failure::try_later(error)
+            }
+            BufferError::NetworkFileSystem { .. } | BufferError::Foreign { .. } => {
+                Failure::config(error)
+            }
             _ => Failure::io(error),
         }
     }

@@ -81,7 +81,8 @@ pub struct PostgresGate {
     migrations: Migrations,
     migrated: bool,
     tried_at: Option<Instant>,
-    bound: Option<Uuid>,
+    /// The database the buffer is known to belong to, and in which opening of its file.
+    bound: Option<(Uuid, u64)>,
 }
 
 impl PostgresGate {
@@ -163,7 +164,8 @@ impl PostgresGate {
             .health
             .last_probe()
             .and_then(|probed| probed.database_id);
-        if database.is_none() || database == self.bound {
+        let wanted = database.map(|id| (id, self.buffer.generation()));
+        if wanted.is_none() || wanted == self.bound {
             return Ok(());
         }
         match self.buffer.bind_database(database).await {
@@ -172,7 +174,7 @@ impl PostgresGate {
                 if binding == Binding::Bound {
                     tracing::info!("buffer belongs to this database from now on");
                 }
-                self.bound = database;
+                self.bound = wanted;
                 Ok(())
             }
             Err(error) => Err(Bar::Buffer(error)),

@@ -19,6 +19,7 @@ pub mod signals;
 pub mod status;
 pub mod status_page;
 pub mod systemd;
+pub mod upkeep;
 pub mod worker;
 
 pub use daemon::run;

@@ -1,6 +1,6 @@
 //! What syncd counts and shows to Prometheus, beyond what the buffer and the stores show themselves.
 
-use holdfast_shared::buffer::{SettleReport, Snapshot};
+use holdfast_shared::buffer::{SalvageReport, SettleReport, Snapshot};
 use holdfast_shared::domain::Timestamp;
 use holdfast_shared::repository::set_gauges;
 use holdfast_shared::telemetry::metric;
@@ -24,6 +24,13 @@ pub fn count_death(cause: Cause) {
 pub fn count_damaged(items: u64) {
     counter!(metric::CORRUPT_ITEMS_TOTAL).increment(items);
     counter!(metric::DEAD_TOTAL, "reason" => "damaged").increment(items);
+}
+
+/// Counts what came of a damaged buffer file.
+pub fn count_salvaged(report: &SalvageReport) {
+    counter!(metric::SALVAGED_ITEMS_TOTAL).increment(report.items);
+    counter!(metric::UNREADABLE_ITEMS_TOTAL).increment(report.unreadable.unwrap_or(0));
+    count_damaged(report.damaged);
 }
 
 /// Shows the buffer as it is.

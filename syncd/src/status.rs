@@ -63,6 +63,10 @@ pub struct BufferState {
     pub bytes: u64,
     /// Most items that may wait.
     pub max_items: u64,
+    /// Items set aside as damaged.
+    pub damaged_items: u64,
+    /// Damaged files beside the buffer, salvaged or not.
+    pub damaged_files: u64,
 }
 
 /// Whether a daemon runs.
@@ -237,6 +241,8 @@ fn buffer_state(sources: &Sources<'_>) -> BufferState {
             oldest_age_seconds: 0,
             bytes: 0,
             max_items,
+            damaged_items: 0,
+            damaged_files: 0,
         };
     };
     let pending = snapshot.counters.pending;
@@ -245,12 +251,18 @@ fn buffer_state(sources: &Sources<'_>) -> BufferState {
         .map(|then| since(then, sources.now))
         .unwrap_or_default();
     BufferState {
-        state: if pending >= max_items { "full" } else { "ok" },
+        state: if snapshot.disk_full || pending >= max_items {
+            "full"
+        } else {
+            "ok"
+        },
         pending,
         dead: snapshot.counters.dead,
         oldest_age_seconds: oldest_age.as_secs(),
         bytes: snapshot.size_bytes,
         max_items,
+        damaged_items: snapshot.set_aside,
+        damaged_files: snapshot.damaged_files,
     }
 }
 
@@ -281,7 +293,9 @@ mod tests {
             oldest_accepted_at: Some(Timestamp::from_micros(1_000_000)),
             finished: 0,
             set_aside: 0,
+            damaged_files: 0,
             size_bytes: 4096,
+            disk_full: false,
             counters: Counters {
                 pending,
                 dead: 2,

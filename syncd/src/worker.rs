@@ -130,13 +130,15 @@ impl<S: Sink> Worker<S> {
     /// Drains until there is no more to do now.
     async fn cycle(&mut self) -> Result<Rest, WorkerError> {
         let standing = self.drain.sink().standing();
+        let generation = self.drain.generation();
         match self.gate.pass(&standing).await {
             Ok(()) => {}
             Err(Bar::Foreign { waiting }) => return Err(WorkerError::Foreign { waiting }),
             Err(Bar::Away) => return Ok(self.end(Step::Away)),
             Err(Bar::Unsound(trouble)) => return Ok(self.end_stopped(trouble, Rest::Away)),
-            Err(Bar::Buffer(error)) => return Ok(self.end_blind(&error)),
+            Err(Bar::Buffer(error)) => return Ok(self.end_blind(&error).await),
         }
+        self.drain.vet(generation);
         self.drain.configure(&self.reins.settings.borrow());
         while !self.is_stopped() {
             match self.step().await {
@@ -146,7 +148,7 @@ impl<S: Sink> Worker<S> {
                     self.wait(Rest::Pause(rest)).await;
                 }
                 Ok(step) => return Ok(self.end(step)),
-                Err(error) => return Ok(self.end_blind(&error)),
+                Err(error) => return Ok(self.end_blind(&error).await),
             }
         }
         Ok(Rest::Idle(None))
@@ -220,12 +222,33 @@ impl<S: Sink> Worker<S> {
         rest
     }
 
-    fn end_blind(&mut self, error: &BufferError) -> Rest {
+    async fn end_blind(&mut self, error: &BufferError) -> Rest {
+        if matches!(error, BufferError::DiskFull { .. }) && self.make_room().await {
+            return Rest::Idle(Some(Instant::now()));
+        }
         let before = self.post(Doing::Blind(error.to_string()));
         if !matches!(before, Doing::Blind(_)) {
             tracing::error!(lane = self.lane(), %error, "lane can't use the buffer, and tries again");
         }
         Rest::Pause(TROUBLE_PAUSE)
+    }
+
+    /// Has the drain go on in the ballast's room. Tells whether there was any.
+    async fn make_room(&mut self) -> bool {
+        match self.drain.give_ballast_up().await {
+            Ok(true) => {
+                tracing::warn!(
+                    lane = self.lane(),
+                    "disk of the buffer is full: its ballast is given up to drain"
+                );
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::error!(lane = self.lane(), %error, "can't give the buffer's ballast up");
+                false
+            }
+        }
     }
 
     /// Posts what the lane is doing, and says when it is out of trouble.

@@ -121,6 +121,8 @@ struct BufferView {
     oldest_age_seconds: u64,
     bytes: u64,
     max_items: u64,
+    damaged_items: u64,
+    damaged_files: u64,
 }
 
 #[derive(Serialize)]
@@ -262,6 +264,8 @@ fn buffer_view(report: &BufferReport) -> BufferView {
         oldest_age_seconds: report.oldest_age.as_secs(),
         bytes: report.bytes,
         max_items: report.max_items,
+        damaged_items: report.damaged_items,
+        damaged_files: report.damaged_files,
     }
 }
 

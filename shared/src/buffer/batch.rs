@@ -42,6 +42,8 @@ pub struct Batch {
     pub newer: usize,
     /// Set when there may be more behind very many that were passed over: where the next batch is to go on.
     pub passed: Option<Passed>,
+    /// Which opening of the file they are from: another file may be at its path since.
+    pub generation: u64,
 }
 
 impl Batch {
@@ -55,6 +57,7 @@ impl Batch {
             damaged: self.damaged,
             newer: self.newer + next.newer,
             passed: next.passed,
+            generation: next.generation,
         }
     }
 }
@@ -145,9 +148,17 @@ pub(super) struct Gathering<'g> {
 }
 
 impl<'g> Gathering<'g> {
-    pub(super) fn new(limit: usize, skip: &'g Skip, epochs: &'g Epochs, now: Timestamp) -> Self {
+    pub(super) fn new(
+        limit: usize,
+        skip: &'g Skip,
+        epochs: &'g Epochs,
+        (now, generation): (Timestamp, u64),
+    ) -> Self {
         Gathering {
-            batch: Batch::default(),
+            batch: Batch {
+                generation,
+                ..Batch::default()
+            },
             held: HashSet::new(),
             passed_over: 0,
             last: None,

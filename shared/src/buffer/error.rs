@@ -19,6 +19,14 @@ pub enum BufferError {
         /// The file.
         path: PathBuf,
     },
+    /// The disk was full: what the buffer holds is drained before it takes anything new (its ballast is gone).
+    #[error(
+        "the disk of the buffer file {path} was full, and nothing new is taken until it has room again"
+    )]
+    Draining {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process held the file, or the queue of this one's writer was full, until the deadline.
     #[error("the buffer was busy until the deadline")]
     Busy,
@@ -38,8 +46,8 @@ pub enum BufferError {
         /// What was found.
         detail: String,
     },
-    /// The path names another file than the one that is open: somebody removed or replaced it. It has been opened
-    /// anew; the next attempt uses the file that is there now.
+    /// The path names another file than the one that is open: somebody removed or replaced it. The next attempt uses
+    /// the file that is there now.
     #[error("the buffer file {path} was removed or replaced under the running process")]
     Replaced {
         /// The path.
@@ -67,6 +75,15 @@ pub enum BufferError {
         /// Which.
         kind: &'static str,
     },
+    /// A file to be salvaged belongs to another database than the buffer.
+    #[error(
+        "the file {path} belongs to another database than the buffer: set DATABASE_URL and BUFFER_PATH for that one, \
+         or export it"
+    )]
+    Foreign {
+        /// The file to be salvaged.
+        path: PathBuf,
+    },
     /// The buffer has been closed.
     #[error("the buffer is closed")]
     Closed,
@@ -75,7 +92,26 @@ pub enum BufferError {
 impl BufferError {
     /// Whether nothing is wrong with the file and the transaction can go on: the request alone was refused.
     pub(super) fn is_refusal(&self) -> bool {
-        matches!(self, BufferError::Full { .. })
+        matches!(
+            self,
+            BufferError::Full { .. } | BufferError::Draining { .. }
+        )
+    }
+
+    /// Whether there is no room for anything new, in the buffer or on its disk. It passes by itself.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self,
+            BufferError::Full { .. } | BufferError::DiskFull { .. } | BufferError::Draining { .. }
+        )
+    }
+
+    /// Whether the file must be looked into before it is used again.
+    pub(super) fn wants_healing(&self) -> bool {
+        matches!(
+            self,
+            BufferError::Damaged { .. } | BufferError::Replaced { .. }
+        )
     }
 
     /// A failure of the system's, on this file.
@@ -84,6 +120,13 @@ impl BufferError {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 BufferError::DiskFull {
                     path: path.to_owned(),
+                }
+            }
+            // What redb says of a file that isn't one of its own, or ends too early.
+            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
+                BufferError::Damaged {
+                    path: path.to_owned(),
+                    detail: error.to_string(),
                 }
             }
             _ => BufferError::Io {

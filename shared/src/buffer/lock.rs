@@ -1,10 +1,11 @@
 //! Locks beside the file: the turnstile that makes writers take turns, and the lock syncd holds for its life.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -56,6 +57,24 @@ impl Turnstile {
         let turn = self.turn.lock();
         self.wait.unlock()?;
         turn.map(|()| Turn(&self.turn))
+    }
+}
+
+/// How often [`Turnstile::enter_within`] asks.
+const ASK_INTERVAL: Duration = Duration::from_millis(10);
+
+impl Turnstile {
+    /// As [`Turnstile::enter`], but for no longer than this; `None` then.
+    pub(super) fn enter_within(&self, patience: Duration) -> io::Result<Option<Turn<'_>>> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.turn.try_lock() {
+                Ok(()) => return Ok(Some(Turn(&self.turn))),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return Ok(None),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(ASK_INTERVAL),
+            }
+        }
     }
 }
 

@@ -16,21 +16,30 @@
 //!
 //! This module knows nothing of the stores, and none of its transactions is held across network I/O.
 
+mod ballast;
 mod batch;
+mod binding;
+mod carve;
+mod compaction;
 mod epoch;
 mod error;
 mod file;
 mod index;
 mod lock;
+mod overlay;
 mod queue;
 mod reader;
 mod registration;
+mod replacement;
 mod retention;
+mod salvage;
 mod schema;
 mod shared;
 mod snap;
 #[cfg(feature = "seeded-bugs")]
 mod unsynced;
+mod verification;
+mod wreck;
 mod writer;
 
 #[cfg(test)]
@@ -39,10 +48,16 @@ mod model;
 mod tests;
 
 pub use batch::{Batch, Passed, Skip};
+pub use binding::Binding;
+pub use compaction::Compaction;
 pub use error::BufferError;
 pub use lock::DaemonLock;
 pub use queue::{Folded, Queued, SettleReport, Settlement, Slot, Verdict};
 pub use reader::{PendingView, Reader, Snapshot};
+pub use replacement::{mark_salvaged, set_aside_files};
 pub use retention::{RetentionReport, archive_directory, read_archive};
-pub use schema::{Counters, DeadLetter, Item, Lane, Place};
-pub use shared::{Binding, Buffer};
+pub use salvage::{Manner, SalvageReport, Salvaged, read_wreck};
+pub use schema::{Counters, DamagedItem, DeadLetter, Item, Lane, Place};
+pub use shared::Buffer;
+pub use verification::{Verification, verify};
+pub use wreck::Reading;

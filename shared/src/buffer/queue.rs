@@ -159,7 +159,7 @@ fn stamp(transaction: &mut Transaction<'_>, clock: &Clock, operation: &mut Opera
 }
 
 /// Puts an item at the end of a queue.
-fn insert(
+pub(super) fn insert(
     transaction: &mut Transaction<'_>,
     item: &Item,
     priority: Priority,
@@ -175,7 +175,7 @@ fn insert(
     Ok(())
 }
 
-fn open<'t>(
+pub(super) fn open<'t>(
     transaction: &Transaction<'t>,
     lane: Lane,
     priority: Priority,
@@ -206,7 +206,7 @@ fn catch_up(transaction: &Transaction<'_>, index: &mut PendingIndex) -> Result<(
 }
 
 /// The items of a resource that wait, in the order they were accepted.
-fn present(
+pub(super) fn present(
     transaction: &Transaction<'_>,
     index: &Mutex<PendingIndex>,
     key: &ResourceKey,
@@ -458,7 +458,7 @@ fn put_back(transaction: &Transaction<'_>, place: Place, item: &Item) -> Result<
 }
 
 /// Writes down what has ended, and removes the oldest batches while the newest [`FINISHED_MAX`] records stay.
-fn finish(
+pub(super) fn finish(
     transaction: &mut Transaction<'_>,
     records: Vec<OperationRecord>,
 ) -> Result<(), BufferError> {

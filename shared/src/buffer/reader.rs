@@ -3,6 +3,7 @@
 //! A read transaction pins every page it can see, so each is short: read, close, then act.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -13,14 +14,17 @@ use crate::domain::{
     OperationId, OperationRecord, ResourceKey, Revocation, Session, State, Timestamp, UserId,
 };
 
+use super::ballast::Ballast;
 use super::batch::{Batch, Skip};
 use super::epoch::KnownTime;
 use super::error::BufferError;
-use super::file::OpenFile;
+use super::file::{Handle, OpenFile};
 use super::index::PendingIndex;
 use super::queue::Queued;
+use super::replacement;
 use super::schema::{
-    Counters, DeadLetter, Item, Lane, REVOCATIONS, SCHEMA_KEY, SCHEMA_VERSION, SESSIONS,
+    Counters, DamagedItem, DeadLetter, FINISHED, FinishedBatch, Item, Lane, REVOCATIONS,
+    SCHEMA_KEY, SCHEMA_VERSION, SESSIONS,
 };
 use super::snap::Snap;
 
@@ -35,8 +39,12 @@ pub struct Snapshot {
     pub finished: u64,
     /// Items set aside as damaged (they count as dead).
     pub set_aside: u64,
+    /// Damaged files beside this one, salvaged or not.
+    pub damaged_files: u64,
     /// Size of the file.
     pub size_bytes: u64,
+    /// Whether its disk takes nothing more for now.
+    pub disk_full: bool,
     /// What has been counted.
     pub counters: Counters,
     /// The database the file belongs to; `None` while it never met one.
@@ -151,7 +159,7 @@ impl Reader {
         BufferError::storage(self.path(), error)
     }
 
-    /// Runs a read in a snapshot of its own; a handle that an I/O error has made useless is opened anew for the next.
+    /// Runs a read in a snapshot of its own; a handle that an I/O error has made useless is opened anew.
     fn read<T>(
         &self,
         work: impl Fn(&Snap<'_>) -> Result<T, BufferError>,
@@ -159,14 +167,15 @@ impl Reader {
         match &self.source {
             Source::Shared(file) => {
                 let handle = file.handle();
-                let outcome = file.guard(|| {
-                    let txn = handle.begin_read(file.path())?;
-                    work(&self.snap(txn, handle.generation))
-                });
-                if matches!(outcome, Err(BufferError::Io { .. })) {
-                    file.reopen(&handle)?;
+                let outcome = self.read_from(file, &handle, &work);
+                if !matches!(outcome, Err(BufferError::Io { .. })) {
+                    return outcome;
                 }
-                outcome
+                if let Err(error) = file.reopen(&handle) {
+                    file.suspect(handle.generation, &error);
+                    return Err(error);
+                }
+                self.read_from(file, &file.handle(), &work)
             }
             Source::ReadOnly(_, database) => {
                 let txn = database.begin_read().map_err(|error| self.storage(error))?;
@@ -177,6 +186,27 @@ impl Reader {
                 work(&self.snap(txn, 0))
             }
         }
+    }
+
+    fn read_from<T>(
+        &self,
+        file: &OpenFile,
+        handle: &Handle,
+        work: impl Fn(&Snap<'_>) -> Result<T, BufferError>,
+    ) -> Result<T, BufferError> {
+        if !handle.is_at(file.path()) {
+            return Err(BufferError::Replaced {
+                path: file.path().to_owned(),
+            });
+        }
+        let outcome = file.guard(|| {
+            let txn = handle.begin_read(file.path())?;
+            work(&self.snap(txn, handle.generation))
+        });
+        if let Err(error) = &outcome {
+            file.suspect(handle.generation, error);
+        }
+        outcome
     }
 
     fn snap(&self, txn: ReadTransaction, generation: u64) -> Snap<'_> {
@@ -251,6 +281,8 @@ impl Reader {
             .metadata()
             .map_err(|error| BufferError::io(self.path(), &error))?;
         snapshot.size_bytes = metadata.len();
+        snapshot.damaged_files = replacement::count_damaged_files(self.path());
+        snapshot.disk_full = Ballast::of(self.path()).is_disk_full();
         Ok(snapshot)
     }
 
@@ -345,6 +377,14 @@ impl Reader {
         self.read(|snap| snap.list_dead(after, limit))
     }
 
+    /// Up to `limit` items that were set aside as damaged.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn list_damaged(&self, limit: usize) -> Result<Vec<DamagedItem>, BufferError> {
+        self.read(|snap| snap.list_damaged(limit))
+    }
+
     /// A dead letter.
     ///
     /// # Errors
@@ -362,6 +402,13 @@ impl Reader {
             snap.catch_up()?;
             snap.list_operations(user)
         })
+    }
+
+    /// Ids of the operations whose end the file remembers.
+    pub(super) fn finished_ids(&self) -> Result<HashSet<OperationId>, BufferError> {
+        let batches: Vec<FinishedBatch> = self.read(|snap| snap.values(FINISHED))?;
+        let records = batches.into_iter().flat_map(|batch| batch.records);
+        Ok(records.map(|record| record.id).collect())
     }
 
     /// Every revocation in force.

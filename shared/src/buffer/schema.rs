@@ -18,6 +18,8 @@
 //! An item is `version (1 byte) | CRC-32 of the rest (4 bytes, little-endian) | postcard`. redb doesn't verify its
 //! checksums on ordinary reads. An item of a newer version is left in the queue for the program that knows it.
 
+use std::collections::HashSet;
+
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
@@ -224,6 +226,27 @@ impl DeadLetter {
     }
 }
 
+/// An item whose checksum is wrong: what there is of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DamagedItem {
+    /// What its bytes say, if they say anything: not to be trusted.
+    pub item: Option<Item>,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl DamagedItem {
+    /// What there is of these bytes.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        let encoded = bytes.get(ITEM_HEADER_BYTES..).unwrap_or_default();
+        let read = postcard::take_from_bytes::<Item>(encoded);
+        DamagedItem {
+            item: read.ok().map(|(item, _)| item),
+            bytes,
+        }
+    }
+}
+
 /// Records of operations that ended together. They are written and removed as one value: as entries of their own they
 /// took a third of what a drain costs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,6 +266,13 @@ impl FinishedBatch {
             newest,
             records,
         })
+    }
+
+    /// The same without what `known` has; `None` when nothing is left.
+    pub(super) fn without(self, known: &HashSet<OperationId>) -> Option<Self> {
+        let mut records = self.records;
+        records.retain(|record| !known.contains(&record.id));
+        FinishedBatch::new(records)
     }
 
     /// Whether an encoded batch may hold this operation's record, by its beginning alone.
@@ -328,6 +358,20 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Decoded<T> {
         return Decoded::Damaged;
     }
     postcard::from_bytes(&bytes[ITEM_HEADER_BYTES..]).map_or(Decoded::Damaged, Decoded::Whole)
+}
+
+/// The byte each value of this version begins with.
+pub(super) const VALUE_START: u8 = ITEM_VERSION;
+
+/// Decodes a value that these bytes begin with, whatever follows; gives it with the length of its encoding.
+pub(super) fn decode_prefix<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Option<(T, usize)> {
+    let encoded = bytes
+        .get(ITEM_HEADER_BYTES..)
+        .filter(|_| bytes[0] == ITEM_VERSION)?;
+    let (value, rest) = postcard::take_from_bytes::<T>(encoded).ok()?;
+    let length = encoded.len() - rest.len();
+    let is_whole = checksum(bytes) == crc32fast::hash(&encoded[..length]);
+    is_whole.then_some((value, ITEM_HEADER_BYTES + length))
 }
 
 /// The checksum stored in an encoded value; zero where there is no room for one.

@@ -11,34 +11,24 @@ use crate::clock::{Clock, Reading};
 use crate::config::BufferConfig;
 use crate::domain::{NodeId, Operation, OperationId, Revocation, Session, Stamp, State};
 
+use super::ballast::Ballast;
+use super::binding::{Binding, adopt, bind};
+use super::compaction::{self, Compaction};
 use super::epoch::{self, KnownTime};
 use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
+use super::lock::{Turn, Turnstile};
 use super::queue::{self, Folded, SettleReport, Settlement, Slot, room};
 use super::reader::Reader;
 use super::registration::{Registration, register};
 use super::retention::{self, RetentionReport};
-use super::schema::{DATABASE_KEY, DeadLetter, Item, META, Place, REVOCATIONS, SESSIONS, encode};
+use super::schema::{DeadLetter, Item, Place, REVOCATIONS, SESSIONS, SET_ASIDE, encode};
 use super::writer::{Transaction, Writer};
 
 /// How long a request waits for the writer before it is refused. Only a process stopped inside a transaction, or a disk
 /// that hangs, makes it wait so long; a disk that others keep busy has been seen to take 2 s for a sync.
 const DEADLINE: Duration = Duration::from_secs(5);
-
-/// Which database the file belongs to, after a store has said which it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Binding {
-    /// The one it belonged to.
-    Same,
-    /// It belongs to this one from now on: it belonged to none, or held nothing.
-    Bound,
-    /// Another one, and items of it are waiting: nothing was changed.
-    Foreign {
-        /// How many.
-        waiting: u64,
-    },
-}
 
 /// The buffer file, open for reading and writing. Cheap to clone; the file closes with the last clone.
 #[derive(Clone)]
@@ -57,11 +47,11 @@ struct Inner {
 }
 
 impl Buffer {
-    /// Opens the file, or makes it, and starts the writer. Blocks: call it before serving, or off the async threads.
+    /// Opens the file, or makes it, and starts the writer. A damaged file is set aside and a new one made. Blocks: call it before serving, or off the async threads.
     ///
     /// # Errors
-    /// When the file can't be made, opened, read or written, is damaged, of a newer schema, or on a network file
-    /// system. Nothing is changed then.
+    /// When the file can't be made, opened, read or written, is somebody else's, of a newer schema, or on a network
+    /// file system. Nothing is changed then.
     pub fn open(config: &BufferConfig) -> Result<Self, BufferError> {
         Buffer::open_by(config, Reading::take)
     }
@@ -77,14 +67,16 @@ impl Buffer {
         let file = Arc::new(OpenFile::open(&config.path)?);
         let index = Arc::<Mutex<PendingIndex>>::default();
         let reader = Reader::shared(Arc::clone(&file), Arc::clone(&index));
-        reader.check_schema()?;
         let Registration {
             node_number,
             writer_number,
-        } = file.guard(|| register(&file, &file.handle()))?;
+        } = become_writer(&file, &reader)?;
         let clock = Clock::reading(NodeId::from_number(node_number), source);
-        if let (Some(known), _) = reader.time_notes()? {
-            known.tell(&clock);
+        match reader.time_notes() {
+            Ok((known, _)) => known.into_iter().for_each(|known| known.tell(&clock)),
+            // The writer sees to it before anything else.
+            Err(error) if error.wants_healing() => {}
+            Err(error) => return Err(error),
         }
         let (writer, thread) = Writer::start(Arc::clone(&file), writer_number, DEADLINE)?;
         Ok(Buffer(Arc::new(Inner {
@@ -120,17 +112,54 @@ impl Buffer {
         &self.0.reader
     }
 
-    /// Reads off the async threads.
+    /// Which opening of the file is in use. It changes with the file at its path, and after an error.
+    pub fn generation(&self) -> u64 {
+        self.0.file.handle().generation
+    }
+
+    /// Reads off the async threads. A read that meets damage, or another file at the path, is repeated once that has
+    /// been seen to.
     ///
     /// # Errors
     /// The read's own.
     pub async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Reader) -> Result<T, BufferError> + Send + 'static,
+        read: impl Fn(&Reader) -> Result<T, BufferError> + Send + Sync + 'static,
+    ) -> Result<T, BufferError> {
+        let read = Arc::new(read);
+        match self.read_once(Arc::clone(&read)).await {
+            Err(error) if error.wants_healing() => {
+                self.submit(|_| Ok(())).await?;
+                self.read_once(read).await
+            }
+            done => done,
+        }
+    }
+
+    async fn read_once<T: Send + 'static>(
+        &self,
+        read: Arc<impl Fn(&Reader) -> Result<T, BufferError> + Send + Sync + 'static>,
     ) -> Result<T, BufferError> {
         let buffer = self.clone();
         let done = tokio::task::spawn_blocking(move || read(&buffer.0.reader)).await;
         done.unwrap_or(Err(BufferError::Closed))
+    }
+
+    /// The same as [`Buffer::read`], off the async threads.
+    ///
+    /// # Errors
+    /// The read's own.
+    pub fn read_blocking<T>(
+        &self,
+        read: impl Fn(&Reader) -> Result<T, BufferError>,
+    ) -> Result<T, BufferError> {
+        match read(&self.0.reader) {
+            Err(error) if error.wants_healing() => {
+                self.submit_blocking(|_| Ok(()))?;
+                read(&self.0.reader)
+            }
+            done => done,
+        }
     }
 
     /// Accepts an operation: when this returns, it is durable. `base` is the resource as this node knows it. An
@@ -147,7 +176,10 @@ impl Buffer {
         let (index, clock, room) = self.for_append(slot);
         let item = Item::new(operation, base);
         let accepted = self
-            .submit(move |transaction| queue::append(transaction, (&index, &clock), item, room))
+            .submit(move |transaction| {
+                transaction.admit(slot)?;
+                queue::append(transaction, (&index, &clock), item, room)
+            })
             .await?;
         Ok(accepted.operation)
     }
@@ -158,8 +190,11 @@ impl Buffer {
     /// As [`Buffer::append`]; nothing is changed then.
     pub async fn fold(&self, operation: Operation) -> Result<Folded, BufferError> {
         let (index, clock, room) = self.for_append(Slot::Ordinary);
-        self.submit(move |transaction| queue::fold(transaction, (&index, &clock), operation, room))
-            .await
+        self.submit(move |transaction| {
+            transaction.admit(Slot::Ordinary)?;
+            queue::fold(transaction, (&index, &clock), operation, room)
+        })
+        .await
     }
 
     /// Accepts the revocation of a session, in force here from now on. `operation` carries it to Redis; without one it
@@ -174,17 +209,12 @@ impl Buffer {
     ) -> Result<(), BufferError> {
         let (index, clock, room) = self.for_append(Slot::Reserved);
         self.submit(move |transaction| {
-            remember(transaction, &[revocation])?;
-            let Some(operation) = operation else {
-                return Ok(());
-            };
-            queue::append(
-                transaction,
-                (&index, &clock),
-                Item::new(operation, None),
-                room,
-            )
-            .map(|_| ())
+            transaction.admit(Slot::Reserved)?;
+            if let Some(operation) = operation {
+                let item = Item::new(operation, None);
+                queue::append(transaction, (&index, &clock), item, room)?;
+            }
+            remember(transaction, &[revocation])
         })
         .await
     }
@@ -308,21 +338,42 @@ impl Buffer {
         .await
     }
 
+    /// Discards for good the items that were set aside as damaged. Gives how many.
+    ///
+    /// # Errors
+    /// When the file can't be written; all stay then.
+    pub async fn discard_damaged(&self) -> Result<u64, BufferError> {
+        self.submit(|transaction| {
+            let mut aside = transaction
+                .txn
+                .open_table(SET_ASIDE)
+                .map_err(|error| transaction.storage(error))?;
+            let mut removed = 0;
+            aside
+                .retain(|_, _| {
+                    removed += 1;
+                    false
+                })
+                .map_err(|error| transaction.storage(error))?;
+            drop(aside);
+            let counters = &mut transaction.counters;
+            counters.dead = counters.dead.saturating_sub(removed);
+            counters.discarded += removed;
+            Ok(removed)
+        })
+        .await
+    }
+
     /// Tells the file which database the store is (`None`: no store is configured).
     ///
     /// # Errors
     /// When the file can't be read or written.
     pub async fn bind_database(&self, database: Option<Uuid>) -> Result<Binding, BufferError> {
-        let snapshot = self.read(Reader::snapshot).await?;
-        if snapshot.database == database {
+        if self.read(Reader::snapshot).await?.database == database {
             return Ok(Binding::Same);
         }
-        let waiting = snapshot.waiting_in(super::schema::Lane::Postgres);
-        if snapshot.database.is_some() && waiting > 0 {
-            return Ok(Binding::Foreign { waiting });
-        }
-        self.adopt(database).await?;
-        Ok(Binding::Bound)
+        self.submit(move |transaction| bind(transaction, database))
+            .await
     }
 
     /// Makes the file belong to this database, whatever it holds.
@@ -330,20 +381,58 @@ impl Buffer {
     /// # Errors
     /// When the file can't be written.
     pub async fn adopt(&self, database: Option<Uuid>) -> Result<(), BufferError> {
-        self.submit(move |transaction| {
-            let mut meta = transaction
-                .txn
-                .open_table(META)
-                .map_err(|error| transaction.storage(error))?;
-            match database {
-                Some(id) => meta
-                    .insert(DATABASE_KEY, id.as_bytes().as_slice())
-                    .map(drop),
-                None => meta.remove(DATABASE_KEY).map(drop),
-            }
-            .map_err(|error| transaction.storage(error))
-        })
-        .await
+        self.submit(move |transaction| adopt(transaction, database))
+            .await
+    }
+
+    /// Gives up the ballast, so that the drain can go on although the disk is full: nothing new is accepted from then
+    /// on, until there is room to make it again. Tells whether there was any. Blocks while another process writes.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn release_ballast(&self) -> Result<bool, BufferError> {
+        let ballast = Ballast::of(&self.0.path);
+        self.in_turn(|turn| ballast.release(turn).map_err(|error| self.io(&error)))
+    }
+
+    /// Makes the ballast again if it is gone and there is room for it. Tells whether it is there now. Blocks while
+    /// another process writes.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn restore_ballast(&self) -> Result<bool, BufferError> {
+        let ballast = Ballast::of(&self.0.path);
+        if ballast.is_there() {
+            return Ok(true);
+        }
+        self.in_turn(|turn| ballast.restore(turn).map_err(|error| self.io(&error)))
+    }
+
+    /// Makes the file smaller if hardly anything is in it. `None` when that wouldn't pay, or somebody reads right now.
+    /// Blocks while another process writes, and holds up writers while it lasts.
+    ///
+    /// # Errors
+    /// When the file can't be read or written; it is then as large as before.
+    pub fn compact(&self) -> Result<Option<Compaction>, BufferError> {
+        if !compaction::pays(&self.0.reader.snapshot()?) {
+            return Ok(None);
+        }
+        self.in_turn(|turn| compaction::compact(&self.0.path, turn))
+    }
+
+    /// Does something to the files beside the buffer while nobody writes to it. Not for the writer's thread, whose
+    /// turn it may be.
+    fn in_turn<T>(
+        &self,
+        work: impl FnOnce(&Turn<'_>) -> Result<T, BufferError>,
+    ) -> Result<T, BufferError> {
+        let turnstile = Turnstile::open(&self.0.path).map_err(|error| self.io(&error))?;
+        let turn = turnstile.enter().map_err(|error| self.io(&error))?;
+        work(&turn)
+    }
+
+    fn io(&self, error: &std::io::Error) -> BufferError {
+        BufferError::io(&self.0.path, error)
     }
 
     /// Writes down what the clock knows of PostgreSQL's, and corrects the stamps that were made before anybody on this
@@ -405,6 +494,10 @@ impl Buffer {
         }
     }
 
+    pub(super) fn index(&self) -> Arc<Mutex<PendingIndex>> {
+        Arc::clone(&self.0.index)
+    }
+
     fn for_append(&self, slot: Slot) -> (Arc<Mutex<PendingIndex>>, Arc<Clock>, u64) {
         (
             Arc::clone(&self.0.index),
@@ -413,21 +506,61 @@ impl Buffer {
         )
     }
 
-    async fn submit<T: Send + 'static>(
+    pub(super) async fn submit<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send + 'static,
     ) -> Result<T, BufferError> {
-        let writer = self
-            .0
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        writer.ok_or(BufferError::Closed)?.submit(work).await
+        self.writer()?.submit(work).await
+    }
+
+    pub(super) fn submit_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send + 'static,
+    ) -> Result<T, BufferError> {
+        self.writer()?.submit_blocking(work)
+    }
+
+    fn writer(&self) -> Result<Arc<Writer>, BufferError> {
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.clone().ok_or(BufferError::Closed)
     }
 }
 
-fn remember(
+/// Registers this process as a writer and makes sure of the ballast. On a disk so full that it can't even register, it
+/// gives the ballast up for that.
+fn become_writer(file: &OpenFile, reader: &Reader) -> Result<Registration, BufferError> {
+    let failed = |error: std::io::Error| BufferError::io(file.path(), &error);
+    let (turnstile, ballast) = (
+        Turnstile::open(file.path()).map_err(failed)?,
+        Ballast::of(file.path()),
+    );
+    let turn = turnstile.enter().map_err(failed)?;
+    let enter = || {
+        reader.check_schema()?;
+        file.guard(|| register(file, &file.handle()))
+    };
+    let registered = match enter() {
+        Err(BufferError::DiskFull { .. }) if ballast.release(&turn).map_err(failed)? => {
+            file.reopen(&file.handle())?;
+            enter()
+        }
+        Err(error) if error.wants_healing() => {
+            file.suspect(file.handle().generation, &error);
+            file.heal(&turn)?;
+            enter()
+        }
+        registered => registered,
+    }?;
+    match ballast.make(&turn).map_err(failed) {
+        Err(BufferError::DiskFull { .. }) => {
+            tracing::error!(path = %file.path().display(), "no room for the buffer's ballast: nothing new is taken until there is");
+            Ok(registered)
+        }
+        made => made.map(|()| registered),
+    }
+}
+
+pub(super) fn remember(
     transaction: &mut Transaction<'_>,
     revocations: &[Revocation],
 ) -> Result<(), BufferError> {

@@ -17,8 +17,9 @@ use super::index::PendingIndex;
 use super::queue::{Queued, whole};
 use super::reader::Snapshot;
 use super::schema::{
-    CLOCK_KEY, COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, EPOCHS, FINISHED,
-    FinishedBatch, Item, Lane, META, Place, SET_ASIDE, decode, operation_key, queue, queues,
+    CLOCK_KEY, COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DamagedItem, DeadLetter, Decoded,
+    EPOCHS, FINISHED, FinishedBatch, Item, Lane, META, Place, SET_ASIDE, decode, operation_key,
+    queue, queues,
 };
 
 /// A read transaction and what it needs to be read.
@@ -108,7 +109,9 @@ impl Snap<'_> {
             oldest_accepted_at: oldest,
             finished: self.count_finished(&counters)?,
             set_aside: self.length(SET_ASIDE)?,
+            damaged_files: 0,
             size_bytes: 0,
+            disk_full: false,
             counters,
             database: database.and_then(|bytes| Uuid::from_slice(&bytes).ok()),
         })
@@ -121,7 +124,8 @@ impl Snap<'_> {
         skip: &Skip,
         now: Timestamp,
     ) -> Result<Batch, BufferError> {
-        let mut gathered = Gathering::new(limit, skip, self.epochs()?, now);
+        let epochs = self.epochs()?;
+        let mut gathered = Gathering::new(limit, skip, epochs, (now, self.generation));
         for priority in Priority::ALL {
             let Some(table) = self.table(queue(lane, priority))? else {
                 continue;
@@ -313,6 +317,22 @@ impl Snap<'_> {
             letters.extend(whole_value(bytes.value()));
         }
         Ok(letters)
+    }
+
+    pub(super) fn list_damaged(&self, limit: usize) -> Result<Vec<DamagedItem>, BufferError> {
+        let Some(table) = self.table(SET_ASIDE)? else {
+            return Ok(Vec::new());
+        };
+        let mut damaged = Vec::new();
+        for entry in table
+            .iter()
+            .map_err(|error| self.storage(error))?
+            .take(limit)
+        {
+            let (_, bytes) = entry.map_err(|error| self.storage(error))?;
+            damaged.push(DamagedItem::of(bytes.value().to_vec()));
+        }
+        Ok(damaged)
     }
 
     pub(super) fn list_operations(

@@ -13,6 +13,8 @@ use crate::domain::{
 
 use super::*;
 
+mod damage;
+
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn config(directory: &Path, max_items: u64) -> BufferConfig {
@@ -604,30 +606,6 @@ async fn a_file_of_another_database_is_recognised_while_it_holds_items() -> Outc
     );
     buffer.adopt(Some(other)).await?;
     assert_eq!(buffer.bind_database(Some(other)).await?, Binding::Same);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_file_removed_under_the_process_acknowledges_nothing_and_service_resumes() -> Outcome {
-    let directory = tempfile::tempdir()?;
-    let buffer = Buffer::open(&config(directory.path(), 100))?;
-    append(
-        &buffer,
-        create("ann", TaskId::generate(), "lost with the file"),
-    )
-    .await?;
-    std::fs::remove_file(buffer.path())?;
-    let refused = append(&buffer, create("ann", TaskId::generate(), "refused")).await;
-    assert!(
-        matches!(refused, Err(BufferError::Replaced { .. })),
-        "{refused:?}"
-    );
-    append(
-        &buffer,
-        create("ann", TaskId::generate(), "in the new file"),
-    )
-    .await?;
-    assert_eq!(conserved(&buffer).await?.counters.pending, 1);
     Ok(())
 }
 

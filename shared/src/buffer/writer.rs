@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use redb::{ReadableTable, WriteTransaction};
 use tokio::sync::oneshot;
 
+use super::ballast::Ballast;
 use super::error::BufferError;
-use super::file::{Handle, OpenFile};
-use super::lock::Turnstile;
+use super::file::{Handle, Health, OpenFile};
+use super::lock::{Turn, Turnstile};
+use super::queue::Slot;
 use super::registration::register;
 use super::schema::{COMMITS, COUNTERS_KEY, Counters, Decoded, META, decode, encode};
 use crate::seeded::Bug;
@@ -30,6 +32,13 @@ const WAITING_MAX: usize = 16 * 1024;
 /// How long a group waits for company once it has some: clients that were answered together come back together.
 const GATHER: Duration = Duration::from_micros(300);
 
+/// How long after the disk was found full nothing new is tried: each try writes, fails, and opens the file anew. Also
+/// how often a writer looks whether there is room for the ballast again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a disk must have been out of trouble for its being full to be worth another line in the journal.
+const FULL_TOLD_AGAIN: Duration = Duration::from_secs(60);
+
 const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
@@ -41,6 +50,18 @@ pub(super) struct Transaction<'t> {
     /// Which opening of the file this is.
     pub(super) generation: u64,
     file: &'t OpenFile,
+    room: Room<'t>,
+}
+
+/// What the disk has room for, as far as this transaction need know.
+#[derive(Debug, Clone, Copy)]
+enum Room<'t> {
+    /// For whatever comes.
+    Enough,
+    /// For nothing new: the last try was a moment ago.
+    None,
+    /// For the drain, and for what can't be refused.
+    Ballast(&'t Ballast),
 }
 
 impl Transaction<'_> {
@@ -48,12 +69,35 @@ impl Transaction<'_> {
     pub(super) fn storage(&self, error: impl Into<redb::Error>) -> BufferError {
         self.file.storage(error)
     }
+
+    /// Whether the disk has room for something new of this kind; if not, the refusal.
+    pub(super) fn admit(&self, slot: Slot) -> Result<(), BufferError> {
+        let admitted = match (self.room, slot) {
+            (Room::Enough, _) => true,
+            (Room::None, slot) => slot == Slot::Reserved,
+            (Room::Ballast(_), Slot::Ordinary) => false,
+            (Room::Ballast(ballast), Slot::Reserved) => ballast.has_rest(),
+        };
+        if admitted {
+            return Ok(());
+        }
+        Err(BufferError::Draining {
+            path: self.file.path().to_owned(),
+        })
+    }
+}
+
+/// Whether a request changed anything in its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Changed,
+    Refused,
 }
 
 /// A request with its way back, whatever it answers.
 trait Job: Send {
     /// Does the work. An error means the transaction can't go on.
-    fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), BufferError>;
+    fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<Effect, BufferError>;
     /// Whether the request is still wanted; from then on it can't be withdrawn.
     fn take(&self) -> bool;
     /// Answers, after the commit (or its failure).
@@ -72,15 +116,16 @@ where
     T: Send,
     F: FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send,
 {
-    fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), BufferError> {
+    fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<Effect, BufferError> {
         let Some(work) = self.work.take() else {
-            return Ok(());
+            return Ok(Effect::Refused);
         };
         match work(transaction) {
             Err(error) if !error.is_refusal() => Err(error),
             done => {
+                let effect = done.as_ref().map_or(Effect::Refused, |_| Effect::Changed);
                 self.done = Some(done);
-                Ok(())
+                Ok(effect)
             }
         }
     }
@@ -122,6 +167,9 @@ impl Writer {
         let turnstile = Arc::new(Turnstile::open(file.path()).map_err(failed)?);
         let (jobs, queue) = sync_channel(WAITING_MAX);
         let mut thread = Thread {
+            ballast: Ballast::of(file.path()),
+            room_looked_at: None,
+            full_until: None,
             file: Arc::clone(&file),
             turnstile,
             writer_number,
@@ -144,7 +192,31 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send + 'static,
     {
-        let (answer, mut answered) = oneshot::channel();
+        let (mut answered, claim) = self.enqueue(work)?;
+        let answer = match tokio::time::timeout(self.deadline, &mut answered).await {
+            Ok(answer) => answer,
+            Err(_) if withdraw(&claim) => return Err(BufferError::Busy),
+            Err(_) => answered.await,
+        };
+        answer.unwrap_or(Err(BufferError::Closed))
+    }
+
+    /// The same without a deadline, off the async threads.
+    pub(super) fn submit_blocking<T, F>(&self, work: F) -> Result<T, BufferError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send + 'static,
+    {
+        let (answered, _) = self.enqueue(work)?;
+        answered.blocking_recv().unwrap_or(Err(BufferError::Closed))
+    }
+
+    fn enqueue<T, F>(&self, work: F) -> Result<(Answered<T>, Arc<AtomicU8>), BufferError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T, BufferError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
         let claim = Arc::new(AtomicU8::new(WAITING));
         let request = Request {
             work: Some(work),
@@ -153,18 +225,15 @@ impl Writer {
             claim: Arc::clone(&claim),
         };
         match self.jobs.try_send(Box::new(request)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(BufferError::Busy),
-            Err(TrySendError::Disconnected(_)) => return Err(BufferError::Closed),
+            Ok(()) => Ok((answered, claim)),
+            Err(TrySendError::Full(_)) => Err(BufferError::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(BufferError::Closed),
         }
-        let answer = match tokio::time::timeout(self.deadline, &mut answered).await {
-            Ok(answer) => answer,
-            Err(_) if withdraw(&claim) => return Err(BufferError::Busy),
-            Err(_) => answered.await,
-        };
-        answer.unwrap_or(Err(BufferError::Closed))
     }
 }
+
+/// Where the answer to a request arrives.
+type Answered<T> = oneshot::Receiver<Result<T, BufferError>>;
 
 fn withdraw(claim: &AtomicU8) -> bool {
     claim
@@ -174,6 +243,11 @@ fn withdraw(claim: &AtomicU8) -> bool {
 
 struct Thread {
     file: Arc<OpenFile>,
+    ballast: Ballast,
+    /// When room for the ballast was last looked for.
+    room_looked_at: Option<Instant>,
+    /// Until when nothing new is tried, since the disk was full.
+    full_until: Option<Instant>,
     turnstile: Arc<Turnstile>,
     writer_number: u64,
     last_group: u64,
@@ -210,7 +284,9 @@ impl Thread {
     fn carry_out(&mut self, mut group: Vec<Box<dyn Job>>) {
         let turnstile = Arc::clone(&self.turnstile);
         let committed = match turnstile.enter() {
-            Ok(_turn) => self.commit(&mut group),
+            Ok(turn) => self
+                .prepare(&turn)
+                .and_then(|()| self.commit(&mut group, &turn)),
             Err(error) => Err(BufferError::io(self.file.path(), &error)),
         };
         for job in group {
@@ -218,7 +294,11 @@ impl Thread {
         }
     }
 
-    fn commit(&mut self, group: &mut Vec<Box<dyn Job>>) -> Result<(), BufferError> {
+    fn commit(
+        &mut self,
+        group: &mut Vec<Box<dyn Job>>,
+        turn: &Turn<'_>,
+    ) -> Result<(), BufferError> {
         let handle = self.file.handle();
         let began = Instant::now();
         let file = Arc::clone(&self.file);
@@ -227,9 +307,47 @@ impl Thread {
             Ok(()) => {
                 metrics::histogram!(crate::telemetry::metric::BUFFER_COMMIT_SECONDS)
                     .record(began.elapsed().as_secs_f64());
-                Ok(())
+                // Removed at this very moment: what was committed must be copied out before anybody is told.
+                self.prepare(turn)
             }
-            Err(error) => self.recover(&handle, error),
+            Err(error) => self.recover(&handle, error, turn),
+        }
+    }
+
+    /// Sees to it that the file can be written to: that it is the one its path names and not known to be damaged, and
+    /// that the ballast is there.
+    fn prepare(&mut self, turn: &Turn<'_>) -> Result<(), BufferError> {
+        if self.file.heal(turn)? == Health::OpenedAnew {
+            let (file, handle) = (Arc::clone(&self.file), self.file.handle());
+            self.writer_number = file.guard(|| register(&file, &handle))?.writer_number;
+        }
+        self.look_for_room(turn);
+        Ok(())
+    }
+
+    /// Makes the ballast again when there is room for it, now and then.
+    fn look_for_room(&mut self, turn: &Turn<'_>) {
+        let looked = self
+            .room_looked_at
+            .is_some_and(|at| at.elapsed() < FULL_PAUSE);
+        if looked || self.ballast.is_there() {
+            return;
+        }
+        self.room_looked_at = Some(Instant::now());
+        match self.ballast.restore(turn) {
+            Ok(true) => tracing::info!("disk of the buffer has room again"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "can't make the buffer's ballast again"),
+        }
+    }
+
+    fn room(&self) -> Room<'_> {
+        if !self.ballast.is_there() {
+            Room::Ballast(&self.ballast)
+        } else if self.full_until.is_some_and(|until| Instant::now() < until) {
+            Room::None
+        } else {
+            Room::Enough
         }
     }
 
@@ -254,14 +372,21 @@ impl Thread {
             });
         }
         let counters = read_counters(&txn, &file)?;
+        let mut effect = Effect::Refused;
         let mut transaction = Transaction {
+            room: self.room(),
             txn: &txn,
             counters,
             generation: handle.generation,
             file: &file,
         };
         for job in group.iter_mut() {
-            job.run(&mut transaction)?;
+            if job.run(&mut transaction)? == Effect::Changed {
+                effect = Effect::Changed;
+            }
+        }
+        if effect == Effect::Refused {
+            return txn.abort().map_err(|error| file.storage(error));
         }
         let counters = transaction.counters;
         write_counters(&txn, &file, &counters)?;
@@ -273,19 +398,44 @@ impl Thread {
     }
 
     /// After an error: opens the file anew, and looks whether the commit is there all the same.
-    fn recover(&mut self, failed: &Handle, error: BufferError) -> Result<(), BufferError> {
-        tracing::error!(%error, "buffer transaction failed");
-        self.file.reopen(failed)?;
-        let (file, handle) = (Arc::clone(&self.file), self.file.handle());
-        if matches!(error, BufferError::Replaced { .. }) {
-            self.writer_number = file.guard(|| register(&file, &handle))?.writer_number;
-            return Err(error);
+    fn recover(
+        &mut self,
+        failed: &Handle,
+        error: BufferError,
+        turn: &Turn<'_>,
+    ) -> Result<(), BufferError> {
+        self.tell(&error);
+        let damage = if error.wants_healing() {
+            Err(error.clone())
+        } else {
+            self.file.reopen(failed)
+        };
+        if let Err(damage) = damage {
+            self.file.suspect(failed.generation, &damage);
+            self.prepare(turn)?;
+            return Err(damage);
         }
+        let (file, handle) = (Arc::clone(&self.file), self.file.handle());
         let landed = file.guard(|| landed(&handle, &file, self.writer_number, self.last_group));
         match (landed, error) {
             (Ok(true), BufferError::Io { .. } | BufferError::DiskFull { .. }) => Ok(()),
             (_, error) => Err(error),
         }
+    }
+
+    /// Says what went wrong; of a full disk only now and then, since every try meets it.
+    fn tell(&mut self, error: &BufferError) {
+        if !matches!(error, BufferError::DiskFull { .. }) {
+            tracing::error!(%error, "buffer transaction failed");
+            return;
+        }
+        let is_news = self
+            .full_until
+            .is_none_or(|until| until.elapsed() > FULL_TOLD_AGAIN);
+        if is_news {
+            tracing::error!(%error, "nothing new is taken until there is room; what was accepted stays");
+        }
+        self.full_until = Some(Instant::now() + FULL_PAUSE);
     }
 }
 

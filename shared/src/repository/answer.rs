@@ -133,6 +133,10 @@ pub struct BufferReport {
     pub bytes: u64,
     /// Most items waiting.
     pub max_items: u64,
+    /// Items set aside as damaged.
+    pub damaged_items: u64,
+    /// Damaged files beside the buffer, salvaged or not.
+    pub damaged_files: u64,
 }
 
 /// What `/health` says.

@@ -85,7 +85,7 @@ impl Repository {
     /// When the buffer can't be used, or belongs to a database while none is configured. Nothing is left running.
     pub fn open(config: &Config) -> Result<Repository, OpenError> {
         let buffer = Buffer::open(&config.buffer)?;
-        buffer.reader().warm()?;
+        buffer.read_blocking(Reader::warm)?;
         if config.postgres.is_none() {
             refuse_orphaned(&buffer)?;
         }
@@ -191,7 +191,7 @@ impl Repository {
 
 /// Refuses a buffer that holds a database's items while no database is configured.
 fn refuse_orphaned(buffer: &Buffer) -> Result<(), OpenError> {
-    let snapshot = buffer.reader().snapshot()?;
+    let snapshot = buffer.read_blocking(Reader::snapshot)?;
     let waiting = snapshot.waiting_in(crate::buffer::Lane::Postgres);
     if snapshot.database.is_some() && waiting > 0 {
         return Err(ForeignBuffer { waiting }.into());
@@ -213,8 +213,10 @@ fn note_probe(
         let mut bound_to = bound
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if probed.database_id.is_some() && *bound_to != probed.database_id {
-            *bound_to = probed.database_id;
+        // Another file at its path may belong to another database.
+        let found = probed.database_id.map(|id| (id, buffer.generation()));
+        if found.is_some() && *bound_to != found {
+            *bound_to = found;
             tokio::spawn(bind(
                 buffer.clone(),
                 probed.database_id,
@@ -235,7 +237,7 @@ async fn bind(
     buffer: Buffer,
     database: Option<uuid::Uuid>,
     foreign: watch::Sender<Option<ForeignBuffer>>,
-    bound: Arc<Mutex<Option<uuid::Uuid>>>,
+    bound: Arc<Mutex<Option<(uuid::Uuid, u64)>>>,
 ) {
     match buffer.bind_database(database).await {
         Ok(Binding::Same | Binding::Bound) => {}
@@ -255,7 +257,7 @@ impl Inner {
     /// Reads the buffer off the async threads.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Reader) -> Result<T, BufferError> + Send + 'static,
+        read: impl Fn(&Reader) -> Result<T, BufferError> + Send + Sync + 'static,
     ) -> Result<T, BufferError> {
         self.buffer.read(read).await
     }

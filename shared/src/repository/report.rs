@@ -40,7 +40,7 @@ impl Repository {
         let max_items = self.0.buffer.max_items();
         match snapshot {
             Ok(snapshot) => BufferReport {
-                state: if snapshot.counters.pending >= max_items {
+                state: if snapshot.disk_full || snapshot.counters.pending >= max_items {
                     "full"
                 } else {
                     "ok"
@@ -50,6 +50,8 @@ impl Repository {
                 oldest_age: oldest_age(snapshot, self.now()),
                 bytes: snapshot.size_bytes,
                 max_items,
+                damaged_items: snapshot.set_aside,
+                damaged_files: snapshot.damaged_files,
             },
             Err(_) => BufferReport {
                 state: "unavailable",
@@ -58,6 +60,8 @@ impl Repository {
                 oldest_age: std::time::Duration::ZERO,
                 bytes: 0,
                 max_items,
+                damaged_items: 0,
+                damaged_files: 0,
             },
         }
     }

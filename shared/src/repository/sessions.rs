@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::buffer::{BufferError, Queued, Settlement, Verdict};
+use crate::buffer::{BufferError, Queued, Reader, Settlement, Verdict};
 use crate::config::SessionPolicy;
 use crate::domain::{
     Body, Kind, Operation, OperationId, OperationRecord, OperationState, Priority, Revocation,
@@ -92,7 +92,7 @@ impl Repository {
             .revoke(revocation.clone(), queued)
             .await
             .map_err(|error| match error {
-                BufferError::Full { .. } | BufferError::DiskFull { .. } => WriteError::Full,
+                error if error.is_full() => WriteError::Full,
                 error => {
                     tracing::error!(%error, "the buffer can't take a revocation");
                     WriteError::Unavailable
@@ -256,7 +256,7 @@ impl Repository {
     pub(super) fn reload_revocations_blocking(&self) -> Result<(), BufferError> {
         self.0
             .revocations
-            .add(self.0.buffer.reader().list_revocations()?);
+            .add(self.0.buffer.read_blocking(Reader::list_revocations)?);
         Ok(())
     }
 

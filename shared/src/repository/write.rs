@@ -336,7 +336,7 @@ pub(super) fn merged(parts: impl IntoIterator<Item = Option<State>>) -> Option<S
 
 fn refusal(error: BufferError) -> WriteError {
     match error {
-        BufferError::Full { .. } | BufferError::DiskFull { .. } => WriteError::Full,
+        error if error.is_full() => WriteError::Full,
         error => {
             tracing::error!(%error, "the buffer can't take a write");
             WriteError::Unavailable

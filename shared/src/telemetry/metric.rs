@@ -70,6 +70,12 @@ declare! {
         "PostgreSQL's clock minus this machine's, in seconds.";
     CORRUPT_ITEMS_TOTAL = "holdfast_corrupt_items_total", Counter,
         "Buffered items set aside because their checksum was wrong.";
+    BUFFER_SET_ASIDE_TOTAL = "holdfast_buffer_set_aside_total", Counter,
+        "Buffer files set aside or copied out, by reason (damaged, replaced).";
+    SALVAGED_ITEMS_TOTAL = "holdfast_salvaged_items_total", Counter,
+        "Items of damaged buffer files that were queued again.";
+    UNREADABLE_ITEMS_TOTAL = "holdfast_unreadable_items_total", Counter,
+        "Items of damaged buffer files that could not be read.";
     LOG_RECORDS_DROPPED_TOTAL = "holdfast_log_records_dropped_total", Counter,
         "Log records lost because the journal or stderr could not be written.";
 }

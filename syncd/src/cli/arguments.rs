@@ -64,6 +64,20 @@ pub enum Command {
         after_help = "Example:\n  syncd drain --wait --timeout 60 && systemctl stop holdfast-syncd"
     )]
     Drain(DrainArguments),
+    /// Check the buffer: its structure, every checksum, the counters, the ballast; exit 74 when anything is wrong.
+    ///
+    /// Works beside running processes, whose writes wait meanwhile (a few seconds for a million items), and on a file
+    /// that can't be written or opened. Nothing is changed.
+    #[command(after_help = "Example:\n  syncd verify || journalctl -u holdfast-syncd")]
+    Verify(VerifyArguments),
+    /// Recover what a damaged buffer file still holds: into the buffer, or as JSON.
+    ///
+    /// The daemon does this by itself with files it finds set aside beside the buffer. What the buffer knows already,
+    /// or the database has had, stays as it is, so this can be repeated.
+    #[command(
+        after_help = "Example:\n  syncd salvage /var/lib/holdfast/buffer.redb.salvaged-20261122T170000Z --export"
+    )]
+    Salvage(SalvageArguments),
     /// Bring the database's schema up to date.
     #[command(
         after_help = "Example:\n  DATABASE_URL=postgres://holdfast@db/holdfast syncd migrate"
@@ -218,6 +232,24 @@ pub struct Chosen {
     /// Of this file of the archive: those with the given ids, or all in it.
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `salvage`.
+#[derive(Debug, Args)]
+pub struct SalvageArguments {
+    /// The damaged file. It is not changed.
+    pub file: PathBuf,
+    /// Print what it holds as lines of JSON, and leave the buffer alone.
+    #[arg(long)]
+    pub export: bool,
 }
 
 /// Arguments of `drain`.

@@ -13,6 +13,9 @@ use super::{output, place};
 use crate::lock::{self, Taken};
 use crate::{Failure, daemon};
 
+/// How long a database is given to say which it is, where that is good to know but not needed.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
 /// How long closing the buffer may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,13 @@ async fn identify(config: &Config) -> Result<Option<Uuid>, Failure> {
             "the database doesn't say which it is: run syncd migrate",
         )),
     }
+}
+
+/// Which database is configured, if one is and it answers.
+pub async fn configured_database(config: &Config) -> Option<Uuid> {
+    let probing = connect(config.postgres.as_ref()?);
+    let probed = tokio::time::timeout(PROBE_DEADLINE, probing.probe()).await;
+    probed.ok()?.ok()?.database_id
 }
 
 fn connect(config: &PostgresConfig) -> Postgres {

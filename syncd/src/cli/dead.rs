@@ -59,7 +59,20 @@ fn list(config: &Config, limit: usize, from: Option<&Path>, form: Form) -> Resul
             .unwrap_or_default(),
     };
     letters.truncate(limit);
-    print_list(&views(&letters), form)
+    let mut views = views(&letters);
+    if from.is_none() {
+        views.extend(damaged(config, limit - letters.len())?);
+    }
+    print_list(&views, form)
+}
+
+/// Up to `limit` items that were set aside as damaged.
+fn damaged(config: &Config, limit: usize) -> Result<Vec<OperationView>, Failure> {
+    let Some(reader) = place::reader(config)? else {
+        return Ok(Vec::new());
+    };
+    let damaged = reader.list_damaged(limit)?;
+    Ok(damaged.iter().map(OperationView::damaged).collect())
 }
 
 fn show(config: &Config, id: OperationId, form: Form) -> Result<(), Failure> {
@@ -80,7 +93,11 @@ fn export(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
         Some(file) => only(archived(file)?, &chosen.ids)?,
         None => chosen_letters(config, chosen)?,
     };
-    print_list(&views(&letters), Form::Json)
+    let mut views = views(&letters);
+    if chosen.all {
+        views.extend(damaged(config, usize::MAX)?);
+    }
+    print_list(&views, Form::Json)
 }
 
 async fn retry(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
@@ -98,7 +115,10 @@ async fn discard(config: &Config, chosen: &Chosen) -> Result<(), Failure> {
     let buffer = place::buffer(config).await?;
     let mut discarded = 0;
     for step in ids.chunks(STEP) {
-        discarded += buffer.discard_dead(step.to_vec()).await?.len();
+        discarded += buffer.discard_dead(step.to_vec()).await?.len() as u64;
+    }
+    if chosen.all {
+        discarded += buffer.discard_damaged().await?;
     }
     output::print(&format!("discarded: {discarded}\n")).map(drop)
 }

@@ -15,7 +15,9 @@ mod drain;
 mod items;
 mod place;
 mod run;
+mod salvage;
 mod status;
+mod verify;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -62,6 +64,8 @@ fn obey(command: Command) -> Result<u8, Failure> {
         Command::Items { command } => items::items(&command),
         Command::Dead { command } => block_on(dead::dead(command)),
         Command::Drain(arguments) => block_on(drain::drain(arguments)),
+        Command::Verify(arguments) => block_on(verify::verify(arguments)),
+        Command::Salvage(arguments) => block_on(salvage::salvage(arguments)),
         Command::Migrate => block_on(database::migrate()),
         Command::Adopt => block_on(database::adopt()),
         Command::Config { command } => config::config(&command),

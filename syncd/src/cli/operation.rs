@@ -1,8 +1,10 @@
 //! An operation as the command line shows it: the contract's `Operation`, with what it sets as `fields`.
 
 use comfy_table::{Cell, Table};
+use holdfast_shared::buffer::DamagedItem;
 use holdfast_shared::domain::{
-    Body, Operation, OperationRecord, ProfileState, Register, Revocation, TaskState, Timestamp,
+    Body, Operation, OperationRecord, OperationState, Priority, ProfileState, Register, Revocation,
+    TaskState, Timestamp,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -12,6 +14,9 @@ use crate::Failure;
 
 /// Longest error in a table, in characters; `show` has it whole.
 const ERROR_CHARACTERS: usize = 60;
+
+/// What is said of an item whose checksum is wrong.
+const DAMAGED: &str = "damaged: its checksum is wrong, what it says may not be what was accepted";
 
 /// An operation for programs. The fields' order is the contract's.
 #[derive(Debug, Clone, Serialize)]
@@ -46,6 +51,41 @@ impl OperationView {
             accepted_at: record.accepted_at.to_string(),
             finished_at: record.finished_at.map(|at| at.to_string()),
             fields: fields(&operation.body),
+        }
+    }
+
+    /// The view of an item whose checksum is wrong: what its bytes say, if anything, and the bytes themselves.
+    pub fn damaged(damaged: &DamagedItem) -> Self {
+        let bytes: String = damaged
+            .bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let read = damaged.item.as_ref();
+        let mut view = match read {
+            Some(item) => OperationView::new(&item.operation, item.record()),
+            None => OperationView::unreadable(),
+        };
+        view.state = OperationState::Dead.as_str();
+        view.last_error = Some(DAMAGED.to_owned());
+        view.fields.insert("bytes".to_owned(), bytes.into());
+        view
+    }
+
+    fn unreadable() -> Self {
+        OperationView {
+            id: none(),
+            user_id: none(),
+            entity: "unknown",
+            entity_id: none(),
+            operation: "unknown",
+            state: OperationState::Dead.as_str(),
+            priority: Priority::default().number(),
+            retries: 0,
+            last_error: None,
+            accepted_at: none(),
+            finished_at: None,
+            fields: Map::new(),
         }
     }
 

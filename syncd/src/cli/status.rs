@@ -250,7 +250,9 @@ fn nothing() -> Snapshot {
         oldest_accepted_at: None,
         finished: 0,
         set_aside: 0,
+        damaged_files: 0,
         size_bytes: 0,
+        disk_full: false,
         counters: Counters::default(),
         database: None,
     }
@@ -362,6 +364,12 @@ fn facts(look: &Look) -> String {
             ""
         }
     );
+    if buffer.damaged_items + buffer.damaged_files > 0 {
+        text += &format!(
+            "damage        {} items (syncd dead list), {} files beside the buffer\n",
+            buffer.damaged_items, buffer.damaged_files
+        );
+    }
     let running = if syncd.running {
         "running"
     } else {

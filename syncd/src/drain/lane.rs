@@ -21,7 +21,7 @@ use holdfast_shared::buffer::{
 use holdfast_shared::config::SyncConfig;
 use holdfast_shared::domain::{OperationId, Outcome, Rejection, ResourceKey};
 use holdfast_shared::seeded::Bug;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::reading::Pass;
 use super::batch_size::BatchSize;
@@ -87,6 +87,8 @@ pub struct Drain<S> {
     ahead: Option<JoinHandle<Result<Batch, BufferError>>>,
     settled: SettleReport,
     newer_noted: bool,
+    /// The opening of the file that may be drained; `None`: whichever.
+    vetted: Option<u64>,
 }
 
 /// An item its store fails on.
@@ -124,6 +126,7 @@ impl<S: Sink> Drain<S> {
             ahead: None,
             settled: SettleReport::default(),
             newer_noted: false,
+            vetted: None,
         }
     }
 
@@ -141,6 +144,17 @@ impl<S: Sink> Drain<S> {
     pub fn configure(&mut self, config: &SyncConfig) {
         self.size.set_bounds(config.batch_size, config.batch_max);
         self.schedule = RetrySchedule::new(config.max_retry_attempts);
+    }
+
+    /// Which opening of the buffer file is in use.
+    pub fn generation(&self) -> u64 {
+        self.buffer.generation()
+    }
+
+    /// Has it drain from this opening of the file only: another one may be of another file, and whether that belongs
+    /// to this store must be found out first.
+    pub fn vet(&mut self, generation: u64) {
+        self.vetted = Some(generation);
     }
 
     /// The store was away: what was learned about its speed and its locks is no longer true.
@@ -246,6 +260,17 @@ impl<S: Sink> Drain<S> {
         }
         let rest = self.courtesy.rest_after(took, Instant::now());
         rest.map_or(step, Step::Breathes)
+    }
+
+    /// Gives the buffer's ballast up, since its disk is too full even to settle; the rest of the drain begins small.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub async fn give_ballast_up(&mut self) -> Result<bool, BufferError> {
+        self.begin_anew();
+        let buffer = self.buffer.clone();
+        let released = spawn_blocking(move || buffer.release_ballast()).await;
+        released.unwrap_or(Err(BufferError::Closed))
     }
 
     /// Waits until what was decided is settled.

@@ -123,6 +123,10 @@ impl<S: Sink> Drain<S> {
 
     /// Sees to what can't be applied.
     async fn sort_out(&mut self, mut batch: Batch) -> Result<Batch, BufferError> {
+        if self.vetted.is_some_and(|vetted| vetted != batch.generation) {
+            let path = self.buffer.path().to_owned();
+            return Err(BufferError::Replaced { path });
+        }
         self.set_damaged_aside(std::mem::take(&mut batch.damaged))
             .await?;
         self.note_newer(batch.newer);
