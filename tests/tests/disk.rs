@@ -248,8 +248,8 @@ async fn a_disk_filled_by_somebody_else_drains_and_direct_writes_go_on() -> Resu
     );
     assert_eq!(missing(&told.accepted, &site.stored().await?), [""; 0]);
 
-    // The disk is still full: what needs no buffer works, what needs it is
-    // refused, and both processes can be started anew.
+    // The disk is as good as full: what needs no buffer works, both processes
+    // can be started anew, and what needs the buffer is soon refused.
     site.client()
         .create_task(&json!({"title": "direct"}))
         .await?
@@ -264,18 +264,20 @@ async fn a_disk_filled_by_somebody_else_drains_and_direct_writes_go_on() -> Resu
         .await?
         .expect(201);
     site.lose_postgres().await?;
-    let refused = site
-        .client()
-        .create_task(&json!({"title": "refused"}))
-        .await?;
-    refused.expect_problem(503).expect_header("retry-after");
+    let more = site.disk.as_ref().context("no disk")?.fill("more")?;
+    let again = write_until_refused(&site.client(), 1).await?;
+    assert!(again.refused > 0, "nothing was refused on a full disk");
 
-    fs::remove_file(foreign)?;
+    for file in [foreign, more] {
+        fs::remove_file(file)?;
+    }
     let resumed = site.wait_resumed().await?;
     site.wait_buffer_state("ok").await?;
     site.postgres.start_again().await?;
     site.wait_drained().await?;
-    assert!(site.stored().await?.contains(&resumed));
+    let stored = site.stored().await?;
+    assert_eq!(missing(&again.accepted, &stored), [""; 0]);
+    assert!(stored.contains(&resumed));
     Ok(())
 }
 

@@ -232,8 +232,11 @@ impl Intake {
         }
         self.report.items += 1;
         let stamp = item.operation.stamp;
-        let counters = &mut transaction.counters;
-        counters.high_water = counters.high_water.max(stamp.as_i64());
+        // Stamps of an epoch that isn't placed yet are on a scale of their own.
+        if item.epoch.is_none() {
+            let counters = &mut transaction.counters;
+            counters.high_water = counters.high_water.max(stamp.as_i64());
+        }
         let (older, newer): (Vec<Queued>, Vec<Queued>) = waiting
             .into_iter()
             .partition(|queued| queued.item.operation.stamp < stamp);

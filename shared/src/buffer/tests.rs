@@ -25,6 +25,13 @@ fn config(directory: &Path, max_items: u64) -> BufferConfig {
     }
 }
 
+/// Tells a buffer's clock what the time is, as PostgreSQL would.
+pub(super) fn tell_time(buffer: &Buffer) {
+    let reading = buffer.clock().read();
+    let distance = reading.wall.as_micros() - reading.since_boot_us();
+    buffer.clock().learn_from_boot(distance);
+}
+
 fn user(name: &str) -> UserId {
     UserId::parse(name).expect("a valid id")
 }

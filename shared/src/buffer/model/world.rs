@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::tests::{create, delete, retitle, title_of};
+use crate::buffer::tests::{create, delete, retitle, tell_time, title_of};
 use crate::buffer::{
     Batch, Buffer, BufferError, DeadLetter, Lane, Queued, Reader, Settlement, Skip, Slot, Verdict,
     archive_directory, read_archive,
@@ -124,6 +124,7 @@ impl World {
         if self.open.is_none() {
             let api = Buffer::open(&self.config())?;
             let syncd = Buffer::open(&self.config())?;
+            [&api, &syncd].into_iter().for_each(tell_time);
             self.open = Some(Processes { api, syncd });
         }
         let processes = self.open.as_ref().expect("opened above");

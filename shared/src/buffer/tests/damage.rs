@@ -64,6 +64,7 @@ async fn hurt(
 async fn a_file_removed_under_the_process_is_copied_out_and_nothing_is_lost() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100))?;
+    tell_time(&buffer);
     let mut ids = fill(&buffer, 3).await?;
     let before = conserved(&buffer).await?.counters;
     fs::remove_file(buffer.path())?;
@@ -266,7 +267,7 @@ async fn a_drained_file_gives_its_space_back() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100_000))?;
     let mut appends = tokio::task::JoinSet::new();
-    for number in 0..20_000 {
+    for number in 0..60_000 {
         let (buffer, title) = (buffer.clone(), "x".repeat(200));
         appends
             .spawn(async move { append(&buffer, create("ann", TaskId::generate(), &title)).await });
