@@ -162,7 +162,7 @@ impl Wreck {
     }
 
     /// Walks a table as far as it can be read; tells whether that was to its end.
-    fn walk<K: redb::Key + Copy + 'static>(
+    fn walk<K>(
         &mut self,
         table: TableDefinition<'static, K, &'static [u8]>,
         first: K,
@@ -171,7 +171,7 @@ impl Wreck {
         piece: impl Fn(&[u8]) -> Option<Piece>,
     ) -> Result<bool, BufferError>
     where
-        K: for<'k> redb::Value<SelfType<'k> = K>,
+        K: redb::Key + Copy + 'static + for<'k> redb::Value<SelfType<'k> = K>,
     {
         let mut from = Bound::Included(first);
         loop {
