@@ -18,10 +18,9 @@ use super::index::PendingIndex;
 use super::queue::{Queued, Slot, bury, finish, insert, open, present};
 use super::reader::Reader;
 use super::schema::{
-    Counters, DEAD, DamagedItem, DeadLetter, EPOCHS, Item, SESSIONS, SET_ASIDE, encode,
-    operation_key,
+    Counters, DEAD, DamagedItem, DeadLetter, EPOCHS, Item, SET_ASIDE, encode, operation_key,
 };
-use super::shared::{Buffer, remember};
+use super::shared::{Buffer, record_session, remember};
 use super::wreck::{Head, Piece, Reading, Wreck};
 use super::writer::Transaction;
 
@@ -206,14 +205,7 @@ impl Intake {
             }
             Piece::Session(session) => {
                 self.report.sessions += 1;
-                let mut sessions = transaction
-                    .txn
-                    .open_table(SESSIONS)
-                    .map_err(|error| transaction.storage(error))?;
-                sessions
-                    .insert(session.id.as_str(), encode(&session).as_slice())
-                    .map_err(|error| transaction.storage(error))?;
-                Ok(())
+                record_session(transaction, &session)
             }
         }
     }

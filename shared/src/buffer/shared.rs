@@ -236,17 +236,8 @@ impl Buffer {
     /// # Errors
     /// When the file can't be written.
     pub async fn remember_session(&self, session: Session) -> Result<(), BufferError> {
-        self.submit(move |transaction| {
-            let mut sessions = transaction
-                .txn
-                .open_table(SESSIONS)
-                .map_err(|error| transaction.storage(error))?;
-            sessions
-                .insert(session.id.as_str(), encode(&session).as_slice())
-                .map_err(|error| transaction.storage(error))?;
-            Ok(())
-        })
-        .await
+        self.submit(move |transaction| record_session(transaction, &session))
+            .await
     }
 
     /// Carries out what became of items: all in one transaction. An item that has gone or changed since it was read is
@@ -558,6 +549,20 @@ fn become_writer(file: &OpenFile, reader: &Reader) -> Result<Registration, Buffe
         }
         made => made.map(|()| registered),
     }
+}
+
+pub(super) fn record_session(
+    transaction: &mut Transaction<'_>,
+    session: &Session,
+) -> Result<(), BufferError> {
+    let mut sessions = transaction
+        .txn
+        .open_table(SESSIONS)
+        .map_err(|error| transaction.storage(error))?;
+    sessions
+        .insert(session.id.as_str(), encode(session).as_slice())
+        .map_err(|error| transaction.storage(error))?;
+    Ok(())
 }
 
 pub(super) fn remember(

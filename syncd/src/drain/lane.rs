@@ -399,10 +399,11 @@ impl<S: Sink> Drain<S> {
         }
         for (queued, outcome) in judgement.answered {
             self.parking.release(&resource(&queued));
+            self.suspicion.exonerate(&resource(&queued));
             settlements.push(self.count_answer(queued, &outcome));
         }
         if succeeded {
-            self.suspicion.convict();
+            self.suspicion.accuse();
         }
         let guilty = self.suspicion.take_convicted();
         settlements.extend(

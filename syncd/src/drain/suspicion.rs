@@ -3,7 +3,8 @@
 //! A refused item normally uses up one of its tries. But after a bad deployment *every* item is refused, and counting
 //! those tries would bury a million good items. So while nothing has succeeded since the first of a series of
 //! failures, the failed items are only suspects: left queued, skipped, and not counted. One success anywhere proves
-//! the store sound and the suspects guilty. [`MOST_SUSPECTS`] different resources without a success, and then one
+//! the store sound, though perhaps only since that moment: so the suspects are tried once more, and those that fail
+//! again are guilty. [`MOST_SUSPECTS`] different resources without a success, and then one
 //! more batch of others without one either, prove the store unsound, and nobody is counted.
 
 use std::collections::HashSet;
@@ -44,7 +45,7 @@ pub struct Suspicion<T> {
     suspects: Vec<(ResourceKey, T)>,
     /// Tried in vain in earlier cycles that ended as systemic: others are tried before them.
     doubted: HashSet<ResourceKey>,
-    /// Doubted until something succeeded in this cycle: if they fail once more, it is their own fault.
+    /// Suspected or doubted until something succeeded in this cycle: if they fail once more, it is their own fault.
     accused: HashSet<ResourceKey>,
     convicted: Vec<T>,
     second_opinion: bool,
@@ -65,7 +66,7 @@ impl<T> Default for Suspicion<T> {
 impl<T> Suspicion<T> {
     /// Notes that an item of this resource was refused.
     pub fn suspect(&mut self, resource: ResourceKey, failure: T) {
-        if self.accused.contains(&resource) {
+        if self.accused.remove(&resource) {
             self.convicted.push(failure);
         } else {
             self.suspects.push((resource, failure));
@@ -82,12 +83,19 @@ impl<T> Suspicion<T> {
         self.second_opinion
     }
 
-    /// Something succeeded: all suspects are guilty, and the doubted ones get their last chance.
-    pub fn convict(&mut self) {
+    /// Something succeeded: all suspects, and the doubted ones, get their last chance.
+    pub fn accuse(&mut self) {
         self.second_opinion = false;
         self.accused.extend(self.doubted.drain());
-        self.convicted
-            .extend(self.suspects.drain(..).map(|(_, failure)| failure));
+        self.accused
+            .extend(self.suspects.drain(..).map(|(resource, _)| resource));
+    }
+
+    /// Something of this resource succeeded.
+    pub fn exonerate(&mut self, resource: &ResourceKey) {
+        if !self.accused.is_empty() {
+            self.accused.remove(resource);
+        }
     }
 
     /// The guilty since this was last asked.
@@ -119,9 +127,11 @@ impl<T> Suspicion<T> {
             return Conclusion::LookAgain;
         }
         if self.suspects.len() + self.doubted.len() < MOST_SUSPECTS {
-            self.convict();
+            self.second_opinion = false;
+            self.doubted.clear();
             self.accused.clear();
-            return Conclusion::Guilty(self.take_convicted());
+            let guilty = self.suspects.drain(..).map(|(_, failure)| failure);
+            return Conclusion::Guilty(guilty.collect());
         }
         // All have been tried: the next search begins at the front again.
         self.doubted.clear();
@@ -159,6 +169,12 @@ mod tests {
         }
     }
 
+    fn some_resources() -> Vec<ResourceKey> {
+        (0..MOST_SUSPECTS)
+            .map(|_| ResourceKey::Task(TaskId::generate()))
+            .collect()
+    }
+
     #[test]
     fn few_failures_are_their_items_own_fault() {
         let mut suspicion = Suspicion::default();
@@ -184,14 +200,37 @@ mod tests {
     }
 
     #[test]
-    fn a_success_in_the_second_opinion_convicts() {
+    fn a_success_in_the_second_opinion_convicts_those_that_fail_once_more() {
         let mut suspicion = Suspicion::default();
-        accuse(&mut suspicion, MOST_SUSPECTS);
+        let suspects = some_resources();
+        for resource in &suspects {
+            suspicion.suspect(resource.clone(), 0);
+        }
         assert_eq!(suspicion.after_failed_batch(), Ruling::SecondOpinion);
         assert!(suspicion.wants_second_opinion());
-        suspicion.convict();
-        assert_eq!(suspicion.take_convicted().len(), MOST_SUSPECTS);
+        suspicion.accuse();
         assert!(!suspicion.wants_second_opinion());
+        assert_eq!(suspicion.take_convicted(), [0; 0]);
+        assert_eq!(suspicion.skipped().count(), 0, "they are tried again");
+        for resource in &suspects {
+            suspicion.suspect(resource.clone(), 1);
+        }
+        assert_eq!(suspicion.take_convicted(), [1; MOST_SUSPECTS]);
+    }
+
+    #[test]
+    fn a_store_mended_between_a_failure_and_a_success_counts_nothing() {
+        let mut suspicion = Suspicion::default();
+        let suspects = some_resources();
+        for resource in &suspects {
+            suspicion.suspect(resource.clone(), 0);
+        }
+        suspicion.accuse();
+        for resource in &suspects {
+            suspicion.exonerate(resource);
+        }
+        assert_eq!(suspicion.take_convicted(), [0; 0]);
+        assert!(suspicion.is_calm());
     }
 
     #[test]
@@ -204,12 +243,8 @@ mod tests {
         assert_eq!(suspicion.skipped().count(), MOST_SUSPECTS + 5);
 
         accuse(&mut suspicion, 1);
-        suspicion.convict();
-        assert_eq!(
-            suspicion.take_convicted().len(),
-            1,
-            "only this cycle's suspects are counted"
-        );
+        suspicion.accuse();
+        assert_eq!(suspicion.take_convicted().len(), 0);
         assert_eq!(
             suspicion.skipped().count(),
             0,
@@ -220,15 +255,13 @@ mod tests {
     #[test]
     fn a_doubted_resource_that_fails_after_a_success_is_guilty_at_once() {
         let mut suspicion = Suspicion::default();
-        let doubted: Vec<ResourceKey> = (0..MOST_SUSPECTS)
-            .map(|_| ResourceKey::Task(TaskId::generate()))
-            .collect();
+        let doubted = some_resources();
         for resource in &doubted {
             suspicion.suspect(resource.clone(), 0);
         }
         suspicion.after_failed_batch();
         suspicion.after_failed_batch();
-        suspicion.convict();
+        suspicion.accuse();
         for resource in &doubted {
             suspicion.suspect(resource.clone(), 1);
         }

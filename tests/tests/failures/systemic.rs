@@ -28,14 +28,7 @@ struct Fault {
 
 /// Breaks something in an outage, looks what is said of it afterwards, mends it, and expects everything to be there.
 async fn stops_and_heals(fault: Fault) -> Result<()> {
-    stops_and_heals_with(&NO_TRY, fault).await
-}
-
-async fn stops_and_heals_with(
-    settings: &[(&'static str, &'static str)],
-    fault: Fault,
-) -> Result<()> {
-    let mut site = Site::start(settings).await?;
+    let mut site = Site::start(&NO_TRY).await?;
     site.cut().await?;
     site.create(&titles("task", ITEMS), 202).await?;
     site.sql_as_admin(fault.database, fault.breaks).await?;
@@ -130,19 +123,14 @@ async fn a_missing_database_stops_the_lane_until_it_is_there() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn very_many_different_items_failing_at_once_are_not_to_blame() -> Result<()> {
-    // Mended in the middle of a batch, what was refused before counts once when the rest succeeds.
-    let tries = [("MAX_RETRY_ATTEMPTS", "3")];
-    stops_and_heals_with(
-        &tries,
-        Fault {
-            database: "holdfast",
-            breaks: "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    stops_and_heals(Fault {
+        database: "holdfast",
+        breaks: "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                  $$ BEGIN RAISE EXCEPTION 'a bad deployment'; END $$;
              CREATE TRIGGER refuse BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION refuse();",
-            mends: "DROP TRIGGER refuse ON tasks",
-            said: "everything it is given fails",
-        },
-    )
+        mends: "DROP TRIGGER refuse ON tasks",
+        said: "everything it is given fails",
+    })
     .await
 }
 
