@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_tests::{Client, FaultProxy, Flow, Node, Postgres, Program, tokens};
-use serde_json::json;
+use holdfast_tests::{Answer, Client, FaultProxy, Flow, Node, Postgres, Program, tokens};
+use serde_json::{Value, json};
 
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -50,6 +50,14 @@ impl Pair {
         self.wait("up").await
     }
 
+    /// An end of the outage that everything drains in, and the next outage.
+    async fn drain_and_cut(&mut self) -> Result<()> {
+        self.mend().await?;
+        let drained = self.node.syncd(&["drain", "--wait"]).await?;
+        drained.expect_code(0);
+        self.cut().await
+    }
+
     async fn wait(&self, state: &str) -> Result<()> {
         for api in [&self.one, &self.other] {
             let what = format!("PostgreSQL to be {state}");
@@ -66,6 +74,13 @@ impl Pair {
         let token = tokens::valid("ann");
         (self.one.client(&token), self.other.client(&token))
     }
+}
+
+/// The operation of a buffered write, as it stands now.
+async fn end_of(client: &Client, answer: &Answer) -> Result<Value> {
+    let location = answer.expect_header("operation-location");
+    let id = location.rsplit('/').next().unwrap_or_default();
+    Ok(client.operation(id, 0).await?.json().clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,5 +153,60 @@ async fn a_repeat_shows_what_its_process_knows_besides_what_waits() -> Result<()
     repeat.expect(202);
     assert_eq!(repeat.expect_header("idempotency-replayed"), "true");
     assert_eq!(repeat.json()["title"], "newer", "{}", repeat.text());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_write_takes_nothing_else_of_its_resource_with_it() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    let task = one.create_task(&json!({"title": "known to one"})).await?;
+    let path = format!("/tasks/{}", task.id());
+    pair.cut().await?;
+    let waiting = one.patch(&path, &json!({"priority": 4})).await?;
+    waiting.expect(202);
+    let conditional = other
+        .request(reqwest::Method::PATCH, &path)
+        .header("content-type", "application/merge-patch+json")
+        .header("if-match", "\"of nothing\"")
+        .body(r#"{"title":"refused"}"#);
+    let refused = other.send(conditional).await?;
+    refused.expect(202);
+    assert_eq!(one.get(&path).await?.json()["title"], "refused");
+    pair.drain_and_cut().await?;
+    assert_eq!(end_of(&one, &refused).await?["state"], "dead");
+    let read = one.get(&path).await?;
+    read.expect(200);
+    let shown = ["title", "priority", "sync_state"].map(|field| read.json()[field].clone());
+    assert_eq!(shown, [json!("known to one"), json!(4), json!("stale")]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_is_known_for_good_whatever_is_refused_after_it() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    pair.cut().await?;
+    let keyed = || {
+        let request = one.request(reqwest::Method::POST, "/tasks");
+        request
+            .header("idempotency-key", "once")
+            .json(&json!({"title": "made once"}))
+    };
+    let task = one.send(keyed()).await?;
+    task.expect(202);
+    let path = format!("/tasks/{}", task.id());
+    one.delete(&path).await?.expect(202);
+    pair.drain_and_cut().await?;
+    let late = other.patch(&path, &json!({"priority": 1})).await?;
+    late.expect(202);
+    pair.drain_and_cut().await?;
+    assert_eq!(end_of(&one, &late).await?["last_error"], "deleted");
+    one.get(&path).await?.expect(404);
+    let repeat = one.send(keyed()).await?;
+    repeat.expect(202);
+    assert_eq!(repeat.json()["entity"], "task", "{}", repeat.text());
+    let listed = one.get("/tasks").await?;
+    assert_eq!(listed.json()["items"], json!([]), "{}", listed.text());
     Ok(())
 }

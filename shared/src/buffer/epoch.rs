@@ -149,12 +149,14 @@ fn since_boot_ms(reading: &Reading) -> i64 {
 /// The epochs of a file.
 pub(super) type Epochs = HashMap<u128, Epoch>;
 
+/// How many ticks the stamps of a run's epoch are moved; `None` where that isn't decided, or not known any more.
+pub(super) fn shift_of(run: BootId, epochs: &Epochs) -> Option<i64> {
+    epochs.get(&run.as_number())?.shift
+}
+
 /// Moves an item to where its epoch has come to lie, once that is decided.
 pub(super) fn correct(item: &mut Item, epochs: &Epochs) {
-    let decided = item
-        .epoch
-        .and_then(|boot| epochs.get(&boot.as_number()))
-        .and_then(|epoch| epoch.shift);
+    let decided = item.epoch.and_then(|run| shift_of(run, epochs));
     let Some(shift) = decided else { return };
     item.epoch = None;
     if shift == 0 {
@@ -237,7 +239,8 @@ pub(super) fn settle(
     drop(meta);
     let mut epochs = read_epochs(transaction)?;
     if transaction.counters.pending == 0 {
-        epochs.clear();
+        // Processes of this run still hold changes that it stamped.
+        epochs.retain(|run, _| BootId::from_number(*run) == known.boot);
     }
     let mut limits = Limits {
         known,

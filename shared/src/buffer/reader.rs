@@ -3,7 +3,7 @@
 //! A read transaction pins every page it can see, so each is short: read, close, then act.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -18,6 +18,7 @@ use super::ballast::Ballast;
 use super::batch::{Batch, Skip};
 use super::epoch::KnownTime;
 use super::error::BufferError;
+use super::fate::{AcceptedChange, Fate};
 use super::file::{Handle, OpenFile};
 use super::index::PendingIndex;
 use super::queue::Queued;
@@ -340,6 +341,23 @@ impl Reader {
         self.read(|snap| {
             snap.catch_up()?;
             snap.find_operation(id)
+        })
+    }
+
+    /// What has become of each of these changes, which the file once held, by operation.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn fates(
+        &self,
+        accepted: &[AcceptedChange],
+    ) -> Result<HashMap<OperationId, Fate>, BufferError> {
+        self.read(|snap| {
+            snap.catch_up()?;
+            let fates = accepted.iter();
+            fates
+                .map(|accepted| Ok((accepted.id, snap.fate_of(accepted)?)))
+                .collect()
         })
     }
 

@@ -163,7 +163,7 @@ impl Buffer {
     }
 
     /// Accepts an operation: when this returns, it is durable. `base` is the resource as this node knows it. An
-    /// operation without a stamp gets one here. Gives the operation as it was accepted.
+    /// operation without a stamp gets one here. Gives the item as it was accepted.
     ///
     /// # Errors
     /// [`BufferError::Full`], [`BufferError::Busy`], or what the file's disk says; it isn't accepted then.
@@ -172,16 +172,14 @@ impl Buffer {
         operation: Operation,
         base: Option<State>,
         slot: Slot,
-    ) -> Result<Operation, BufferError> {
+    ) -> Result<Item, BufferError> {
         let (index, clock, room) = self.for_append(slot);
         let item = Item::new(operation, base);
-        let accepted = self
-            .submit(move |transaction| {
-                transaction.admit(slot)?;
-                queue::append(transaction, (&index, &clock), item, room)
-            })
-            .await?;
-        Ok(accepted.operation)
+        self.submit(move |transaction| {
+            transaction.admit(slot)?;
+            queue::append(transaction, (&index, &clock), item, room)
+        })
+        .await
     }
 
     /// Embedded mode: applies an operation to the item that holds its resource, durably.

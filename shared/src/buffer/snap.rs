@@ -207,7 +207,7 @@ impl Snap<'_> {
         Ok(queued)
     }
 
-    fn epochs(&self) -> Result<&Epochs, BufferError> {
+    pub(super) fn epochs(&self) -> Result<&Epochs, BufferError> {
         if let Some(epochs) = self.epochs.get() {
             return Ok(epochs);
         }

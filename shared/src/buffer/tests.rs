@@ -123,7 +123,8 @@ fn settle_all(batch: &Batch, verdict: &Verdict) -> Vec<Settlement> {
 }
 
 async fn append(buffer: &Buffer, operation: Operation) -> Result<Operation, BufferError> {
-    buffer.append(operation, None, Slot::Ordinary).await
+    let item = buffer.append(operation, None, Slot::Ordinary).await?;
+    Ok(item.operation)
 }
 
 async fn batch(

@@ -296,6 +296,14 @@ impl State {
         }
     }
 
+    /// Gives every write in it the same stamp.
+    pub(crate) fn restamp(&mut self, stamp: Stamp) {
+        match self {
+            State::Task(task) => task.restamp(stamp),
+            State::Profile(profile) => profile.restamp(stamp),
+        }
+    }
+
     /// Its entity tag.
     pub fn etag(&self) -> ETag {
         match self {

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 
-use crate::domain::{ResourceKey, State, UserId};
+use crate::buffer::{AcceptedChange, Fate};
+use crate::domain::{OperationId, ResourceKey, State, UserId};
+
+use super::write::merged;
 
 /// Most resources remembered of one user; beyond it the one seen longest ago goes.
 const PER_USER_MAX: usize = 500;
@@ -17,21 +20,71 @@ const TOTAL_MAX: u64 = 100_000;
 /// A record as it was last seen, and when.
 #[derive(Debug, Clone)]
 pub(super) struct Remembered {
-    pub(super) state: State,
+    /// What PostgreSQL has said, or has taken since.
+    pub(super) stored: Option<State>,
+    /// What the buffer has accepted, in no particular order, as long as nobody here has asked what became of it. It may
+    /// be refused yet, and its stamps may be corrected: so it isn't part of `stored`.
+    pub(super) accepted: Vec<AcceptedChange>,
     seen_at: Instant,
 }
 
 impl Remembered {
+    fn nothing() -> Self {
+        Remembered {
+            stored: None,
+            accepted: Vec::new(),
+            seen_at: Instant::now(),
+        }
+    }
+
     /// How long ago it was seen.
     pub(super) fn age(&self) -> Duration {
         self.seen_at.elapsed()
+    }
+
+    /// All of it, merged.
+    pub(super) fn state(&self) -> Option<State> {
+        let changes = self.accepted.iter().map(|accepted| &accepted.change);
+        merged(self.stored.iter().chain(changes).cloned().map(Some))
+    }
+
+    /// Takes in what has become of accepted changes.
+    pub(super) fn settle(&mut self, fates: &HashMap<OperationId, Fate>) {
+        let stored = &mut self.stored;
+        self.accepted
+            .retain_mut(|accepted| match fates.get(&accepted.id) {
+                None => true,
+                Some(Fate::Waiting(corrected)) => {
+                    *accepted = corrected.clone();
+                    true
+                }
+                Some(Fate::Settled(change)) => {
+                    *stored = merged([stored.take(), change.clone()]);
+                    false
+                }
+                Some(Fate::Refused) => false,
+            });
+    }
+
+    fn note_stored(&mut self, state: &State) {
+        match &mut self.stored {
+            Some(stored) => stored.merge(state),
+            None => self.stored = Some(state.clone()),
+        }
+    }
+
+    fn note_accepted(&mut self, change: AcceptedChange) {
+        match self.accepted.iter_mut().find(|known| known.id == change.id) {
+            Some(known) => *known = change,
+            None => self.accepted.push(change),
+        }
     }
 }
 
 type Shelf = Arc<Mutex<HashMap<ResourceKey, Remembered>>>;
 
-/// See the module's documentation. Whatever is put in is merged by stamps with what is there, so that nobody is shown
-/// an older state than one already shown.
+/// See the module's documentation. What PostgreSQL has said is merged by stamps with what is there, so that nobody is
+/// shown an older state than one already shown.
 pub(super) struct StateCache {
     shelves: Cache<UserId, Shelf>,
 }
@@ -48,18 +101,54 @@ impl StateCache {
         StateCache { shelves }
     }
 
-    /// Remembers a record of this user's, merged with what is remembered of it.
-    pub(super) fn remember(&self, user: &UserId, key: ResourceKey, state: &State) {
+    /// Remembers what PostgreSQL has said of a resource of this user's.
+    pub(super) fn note_stored(&self, user: &UserId, key: ResourceKey, state: &State) {
+        self.note(user, key, |known| known.note_stored(state));
+    }
+
+    /// Remembers what the buffer holds of a resource of this user's.
+    pub(super) fn note_accepted(
+        &self,
+        user: &UserId,
+        key: ResourceKey,
+        changes: impl IntoIterator<Item = AcceptedChange>,
+    ) {
+        self.note(user, key, |known| {
+            for change in changes {
+                known.note_accepted(change);
+            }
+        });
+    }
+
+    fn note(&self, user: &UserId, key: ResourceKey, work: impl FnOnce(&mut Remembered)) {
         let shelf = self.shelves.get_with_by_ref(user, Shelf::default);
         let grown = {
             let mut records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
             let before = records.len();
-            merge_into(&mut records, key, state);
+            let known = records.entry(key).or_insert_with(Remembered::nothing);
+            known.seen_at = Instant::now();
+            work(known);
             make_room(&mut records);
             records.len() != before
         };
         if grown {
             self.shelves.insert(user.clone(), shelf);
+        }
+    }
+
+    /// Takes in what has become of accepted changes of a resource; it counts as seen when it was.
+    pub(super) fn settle(
+        &self,
+        user: &UserId,
+        key: &ResourceKey,
+        fates: &HashMap<OperationId, Fate>,
+    ) {
+        let Some(shelf) = self.shelves.get(user) else {
+            return;
+        };
+        let mut records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = records.get_mut(key) {
+            known.settle(fates);
         }
     }
 
@@ -80,35 +169,6 @@ impl StateCache {
             .iter()
             .map(|(key, remembered)| (key.clone(), remembered.clone()))
             .collect()
-    }
-
-    /// Forgets a resource: a write of it that was remembered has been refused.
-    pub(super) fn forget(&self, user: &UserId, key: &ResourceKey) {
-        if let Some(shelf) = self.shelves.get(user) {
-            shelf
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(key);
-        }
-    }
-}
-
-fn merge_into(records: &mut HashMap<ResourceKey, Remembered>, key: ResourceKey, state: &State) {
-    let seen_at = Instant::now();
-    match records.get_mut(&key) {
-        Some(known) => {
-            known.state.merge(state);
-            known.seen_at = seen_at;
-        }
-        None => {
-            records.insert(
-                key,
-                Remembered {
-                    state: state.clone(),
-                    seen_at,
-                },
-            );
-        }
     }
 }
 
@@ -138,25 +198,44 @@ mod tests {
         })
     }
 
+    fn known(cache: &StateCache, user: &UserId, key: &ResourceKey) -> Option<State> {
+        cache.find(user, key)?.state()
+    }
+
     #[test]
     fn an_older_state_never_replaces_a_newer_one() {
         let (cache, user) = (StateCache::new(), UserId::parse("ann").expect("valid"));
         let key = ResourceKey::Task(TaskId::generate());
-        cache.remember(&user, key.clone(), &titled("new", 2));
-        cache.remember(&user, key.clone(), &titled("old", 1));
-        assert_eq!(
-            cache.find(&user, &key).map(|found| found.state),
-            Some(titled("new", 2))
-        );
-        cache.forget(&user, &key);
-        assert!(cache.find(&user, &key).is_none());
+        cache.note_stored(&user, key.clone(), &titled("new", 2));
+        cache.note_stored(&user, key.clone(), &titled("old", 1));
+        assert_eq!(known(&cache, &user, &key), Some(titled("new", 2)));
+    }
+
+    #[test]
+    fn a_refused_change_uncovers_what_was_stored() {
+        let (cache, user) = (StateCache::new(), UserId::parse("ann").expect("valid"));
+        let key = ResourceKey::Task(TaskId::generate());
+        cache.note_stored(&user, key.clone(), &titled("stored", 1));
+        let changes = [2, 3].map(|stamp| AcceptedChange::new(titled("accepted", stamp)));
+        let [settled, refused] = changes.clone().map(|change| change.id);
+        cache.note_accepted(&user, key.clone(), changes);
+        assert_eq!(known(&cache, &user, &key), Some(titled("accepted", 3)));
+
+        let fates = HashMap::from([(refused, Fate::Refused)]);
+        cache.settle(&user, &key, &fates);
+        assert_eq!(known(&cache, &user, &key), Some(titled("accepted", 2)));
+
+        // It had been stamped by a clock that was ahead.
+        let corrected = Fate::Settled(Some(titled("accepted", 0)));
+        cache.settle(&user, &key, &HashMap::from([(settled, corrected)]));
+        assert_eq!(known(&cache, &user, &key), Some(titled("stored", 1)));
     }
 
     #[test]
     fn a_user_s_shelf_is_bounded() {
         let (cache, user) = (StateCache::new(), UserId::parse("ann").expect("valid"));
         for _ in 0..PER_USER_MAX + 10 {
-            cache.remember(
+            cache.note_stored(
                 &user,
                 ResourceKey::Task(TaskId::generate()),
                 &titled("x", 1),

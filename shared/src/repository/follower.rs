@@ -1,12 +1,11 @@
 //! Following the buffer file: what other processes do to it shows in its counters, which cost microseconds to read.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::buffer::{Counters, Reader, Snapshot};
-use crate::domain::{OperationId, Priority, Timestamp};
+use crate::domain::{Priority, Timestamp};
 use crate::telemetry::metric;
 
 use super::core::Repository;
@@ -17,17 +16,13 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 /// How many readings lie between two updates of the gauges.
 const READINGS_PER_GAUGE: u32 = 10;
 
-/// Most dead letters looked at when new ones appear.
-const DEAD_MAX: usize = 10_000;
-
 impl Repository {
-    /// Follows the file until the process ends: wakes long polls, takes over other processes' revocations, forgets
-    /// what was remembered of writes that turned out dead, and keeps the gauges.
+    /// Follows the file until the process ends: wakes long polls, takes over other processes' revocations, and
+    /// keeps the gauges.
     pub(super) async fn follow_buffer(self) {
         let mut ticks = interval(FOLLOW_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Counters::default();
-        let mut known_dead = HashSet::new();
         let mut readings = 0;
         loop {
             ticks.tick().await;
@@ -36,9 +31,6 @@ impl Repository {
             };
             if ended(&now) != ended(&last) {
                 self.0.ended.send_modify(|changes| *changes += 1);
-            }
-            if now.dead != last.dead {
-                self.forget_dead(&mut known_dead).await;
             }
             if now.revocation_changes != last.revocation_changes {
                 self.reload_revocations().await;
@@ -49,22 +41,6 @@ impl Repository {
             }
             readings = readings.wrapping_add(1);
         }
-    }
-
-    /// A write that died was remembered as if it would take effect: forget the resource, so that the next read asks.
-    async fn forget_dead(&self, known: &mut HashSet<OperationId>) {
-        let Ok(letters) = self.0.read(|reader| reader.list_dead(None, DEAD_MAX)).await else {
-            return;
-        };
-        for letter in &letters {
-            let operation = &letter.item.operation;
-            if known.insert(operation.id) {
-                self.0
-                    .cache
-                    .forget(&operation.user_id, &operation.resource());
-            }
-        }
-        known.retain(|id| letters.iter().any(|letter| letter.item.operation.id == *id));
     }
 
     async fn set_gauges(&self) {

@@ -13,6 +13,7 @@ mod core;
 mod follower;
 mod operations;
 mod read;
+mod recall;
 mod report;
 mod sessions;
 mod write;

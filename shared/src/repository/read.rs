@@ -45,7 +45,7 @@ impl Repository {
                 Err(error) => note_failure(lane, &error),
             }
         }
-        Ok(found_task(self.without_store(user, &key, view)?))
+        Ok(found_task(self.without_store(user, &key, view).await?))
     }
 
     /// The user's profile, made from the claims where there is none.
@@ -71,7 +71,7 @@ impl Repository {
                 Err(error) => note_failure(lane, &error),
             }
         }
-        found_profile(self.without_store(user, &key, view)?).ok_or(ReadError::Unavailable)
+        found_profile(self.without_store(user, &key, view).await?).ok_or(ReadError::Unavailable)
     }
 
     /// A page of this user's tasks.
@@ -97,7 +97,11 @@ impl Repository {
                 Err(error) => note_failure(lane, &error),
             }
         }
-        Ok(page(query, self.list_without_store(user, views), false))
+        Ok(page(
+            query,
+            self.list_without_store(user, views).await,
+            false,
+        ))
     }
 
     async fn pending(
@@ -136,72 +140,6 @@ impl Repository {
             .postgres_up()
             .map(|_| ())
             .ok_or(ReadError::Unavailable)
-    }
-
-    /// What the store said, merged with what is pending; remembered for an outage.
-    fn over_store(
-        &self,
-        user: &UserId,
-        key: ResourceKey,
-        stored: Option<State>,
-        view: Option<PendingView>,
-    ) -> Option<Found<State>> {
-        let sync_state = if view.is_some() {
-            SyncState::Pending
-        } else {
-            SyncState::Synced
-        };
-        if let Some(stored) = &stored {
-            self.0.buffer.clock().observe(stored.newest());
-        }
-        let is_provisional = view.as_ref().is_some_and(PendingView::is_provisional);
-        let state = merged([stored, view.map(|view| view.state)]).filter(is_known)?;
-        if !is_provisional {
-            self.note_shown(user, key, &state);
-        }
-        Some(Found {
-            value: state,
-            sync_state,
-            age: None,
-        })
-    }
-
-    /// Whoever is shown this must not be shown an older state later, nor write with an older stamp.
-    fn note_shown(&self, user: &UserId, key: ResourceKey, state: &State) {
-        self.0.buffer.clock().observe(state.newest());
-        self.0.cache.remember(user, key, state);
-    }
-
-    /// What the node knows by itself.
-    pub(super) fn without_store(
-        &self,
-        user: &UserId,
-        key: &ResourceKey,
-        view: Option<PendingView>,
-    ) -> Result<Found<State>, ReadError> {
-        let remembered = self.0.cache.find(user, key);
-        let (sync_state, age) = match &view {
-            Some(_) => (SyncState::Pending, None),
-            None => (
-                SyncState::Stale,
-                remembered.as_ref().map(|remembered| remembered.age()),
-            ),
-        };
-        let is_remembered = view.as_ref().is_some_and(|view| !view.is_provisional());
-        let known = merged([
-            remembered.map(|remembered| remembered.state),
-            view.map(|view| view.state),
-        ]);
-        let value = known.filter(is_known).ok_or(ReadError::Unavailable)?;
-        // It may leave the buffer before this process reaches the store again, and another may have put it there.
-        if is_remembered {
-            self.note_shown(user, key.clone(), &value);
-        }
-        Ok(Found {
-            value,
-            sync_state,
-            age,
-        })
     }
 
     async fn stored_profile(
@@ -252,7 +190,7 @@ impl Repository {
         };
         let mut items = Vec::new();
         for (id, state) in lane.store.list_tasks(user, &one_more, &ids).await? {
-            self.note_shown(user, ResourceKey::Task(id), &State::Task(state.clone()));
+            self.note_stored(user, ResourceKey::Task(id), &State::Task(state.clone()));
             items.push((id, synced(state)));
         }
         let mut stored = std::collections::HashMap::new();
@@ -261,13 +199,11 @@ impl Repository {
         }
         for (id, view) in views {
             let row = stored.remove(id).map(State::Task);
-            let state = merged([row, Some(view.state.clone())]);
-            if let Some(state) = state
-                .as_ref()
-                .filter(|state| is_known(state) && !view.is_provisional())
-            {
-                self.note_shown(user, ResourceKey::Task(*id), state);
+            if let Some(row) = &row {
+                self.note_stored(user, ResourceKey::Task(*id), row);
             }
+            self.note_view(user, ResourceKey::Task(*id), view);
+            let state = merged([row, Some(view.state.clone())]);
             items.extend(state.and_then(task).map(|value| {
                 (
                     *id,
@@ -280,34 +216,6 @@ impl Repository {
             }));
         }
         Ok(items)
-    }
-
-    fn list_without_store(
-        &self,
-        user: &UserId,
-        views: Vec<(TaskId, PendingView)>,
-    ) -> Vec<(TaskId, Found<TaskState>)> {
-        let views: std::collections::HashMap<TaskId, PendingView> = views.into_iter().collect();
-        let mut keys: Vec<ResourceKey> = self
-            .0
-            .cache
-            .list(user)
-            .into_iter()
-            .map(|(key, _)| key)
-            .collect();
-        keys.extend(views.keys().map(|id| ResourceKey::Task(*id)));
-        keys.sort_unstable();
-        keys.dedup();
-        let known = keys.into_iter().filter_map(|key| {
-            let ResourceKey::Task(id) = key else {
-                return None;
-            };
-            let found = self
-                .without_store(user, &key, views.get(&id).cloned())
-                .ok()?;
-            Some((id, found_task(found)?))
-        });
-        known.collect()
     }
 }
 
@@ -356,11 +264,6 @@ fn note_failure(lane: &Lane<Postgres>, error: &StoreError) {
     tracing::debug!(%error, "reading from postgres failed; answering from what the node knows");
 }
 
-/// Whether all of a resource is known: its fields, or that it was deleted.
-pub(super) fn is_known(state: &State) -> bool {
-    state.is_complete() || state.deleted().is_some()
-}
-
 fn synced<T>(value: T) -> Found<T> {
     Found {
         value,
@@ -383,7 +286,7 @@ fn profile(state: State) -> Option<ProfileState> {
     }
 }
 
-fn found_task(found: Found<State>) -> Option<Found<TaskState>> {
+pub(super) fn found_task(found: Found<State>) -> Option<Found<TaskState>> {
     let Found {
         value,
         sync_state,

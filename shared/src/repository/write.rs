@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use crate::buffer::{BufferError, PendingView, Slot};
+use crate::buffer::{AcceptedChange, BufferError, PendingView, Slot};
 use crate::domain::{
     Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome,
     Rejection, State, UserId,
@@ -16,7 +16,7 @@ use crate::telemetry::metric;
 
 use super::answer::{WriteError, WritePath, Written};
 use super::core::{Lane, Repository};
-use super::read::is_known;
+use super::recall::is_known;
 
 /// Times a direct write is stamped anew after meeting a faster clock. The first new stamp exceeds all it met, so a
 /// second meeting takes a writer that is faster again at that very moment.
@@ -58,7 +58,7 @@ impl Repository {
     async fn write_claimed(&self, operation: Operation) -> Result<Written, WriteError> {
         let pending = self.pending_of(&operation).await;
         if let Some(replayed) = replay_of(&operation, pending.as_ref(), self.is_embedded())? {
-            return Ok(self.shown_again(replayed, &operation, pending));
+            return Ok(self.shown_again(replayed, &operation, pending).await);
         }
         if self.is_embedded() {
             return self.write_embedded(operation).await;
@@ -86,7 +86,7 @@ impl Repository {
     }
 
     /// A repeat is shown the resource as it is now: what waits, over what this node knows besides.
-    fn shown_again(
+    async fn shown_again(
         &self,
         replayed: Written,
         operation: &Operation,
@@ -95,7 +95,8 @@ impl Repository {
         if self.is_embedded() {
             return replayed;
         }
-        let found = self.without_store(&operation.user_id, &operation.resource(), pending);
+        let (user, key) = (&operation.user_id, operation.resource());
+        let found = self.without_store(user, &key, pending).await;
         Written {
             state: shown(found.ok().map(|found| found.value)),
             ..replayed
@@ -148,10 +149,7 @@ impl Repository {
                 Err(failure) => return after_failure(&lane.health, failure, operation),
             };
             if let Some(state) = &applied.state {
-                clock.observe(state.newest());
-                self.0
-                    .cache
-                    .remember(&operation.user_id, operation.resource(), state);
+                self.note_stored(&operation.user_id, operation.resource(), state);
             }
             match applied.outcome {
                 Outcome::Rejected(rejection) => return Attempt::Refused(rejection),
@@ -193,31 +191,31 @@ impl Repository {
             return Err(WriteError::Unavailable);
         }
         let (user, key) = (operation.user_id.clone(), operation.resource());
-        let known = self
-            .0
-            .cache
-            .find(&user, &key)
-            .map(|remembered| remembered.state);
+        if let Some(view) = &pending {
+            self.note_view(&user, key.clone(), view);
+        }
+        let remembered = self.recall(&user, &key, pending.as_ref()).await;
         // What waits may have come from a process that didn't know the rest of the resource.
         let is_whole = |view: &PendingView| is_known(&view.state);
-        let base = if pending.as_ref().is_some_and(is_whole) {
-            None
-        } else {
-            known.clone()
-        };
-        // While nobody knows PostgreSQL's time, stamps may be corrected later: none of them may stay in the cache.
-        let is_time_known = self.0.buffer.clock().boot_distance_us().is_some();
-        let accepted = self
+        let base = remembered
+            .as_ref()
+            .and_then(|remembered| remembered.stored.clone())
+            .filter(|_| !pending.as_ref().is_some_and(is_whole));
+        let item = self
             .0
             .buffer
             .append(operation, base, slot)
             .await
             .map_err(refusal)?;
-        let parts = [known, pending.map(|view| view.state), accepted.change()];
+        let change = AcceptedChange::of(&item);
+        self.0.cache.note_accepted(&user, key, change);
+        let accepted = item.operation;
+        let parts = [
+            remembered.and_then(|remembered| remembered.state()),
+            pending.map(|view| view.state),
+            accepted.change(),
+        ];
         let state = merged(parts);
-        if let Some(state) = state.as_ref().filter(|_| is_time_known) {
-            self.0.cache.remember(&user, key, state);
-        }
         Ok(Written {
             path: WritePath::Buffered,
             state: shown(state),

@@ -60,6 +60,7 @@ impl Rig {
             .buffer
             .append(operation, None, Slot::Ordinary)
             .await?
+            .operation
             .id)
     }
 

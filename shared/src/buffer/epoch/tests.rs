@@ -106,7 +106,8 @@ async fn write(buffer: &Buffer, id: TaskId) -> Result<Operation, Box<dyn std::er
         priority: Priority::default(),
         buffered: true,
     };
-    Ok(buffer.append(operation, None, Slot::Ordinary).await?)
+    let item = buffer.append(operation, None, Slot::Ordinary).await?;
+    Ok(item.operation)
 }
 
 async fn queued(buffer: &Buffer) -> Result<Vec<Queued>, BufferError> {

@@ -279,12 +279,13 @@ impl World {
         for (item, request) in requests {
             let has_room = self.plain.waiting.len() < MAX_ITEMS as usize;
             match request.await.expect("no panic") {
-                Ok(operation) => {
+                Ok(accepted) => {
                     assert!(
                         self.plain.append(item, MAX_ITEMS as usize),
                         "accepted beyond the cap"
                     );
-                    assert!(operation.stamp.as_i64() > self.high_water, "an old stamp");
+                    let stamp = accepted.operation.stamp;
+                    assert!(stamp.as_i64() > self.high_water, "an old stamp");
                 }
                 Err(BufferError::Full { .. }) => assert!(!has_room, "refused though there is room"),
                 Err(error) => {

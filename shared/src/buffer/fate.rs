@@ -1,0 +1,75 @@
+//! Changes that were accepted into the buffer, and what has become of them since: for whoever goes on showing them.
+
+use crate::clock::BootId;
+use crate::domain::{OperationId, OperationState, State};
+
+use super::epoch;
+use super::error::BufferError;
+use super::schema::Item;
+use super::snap::Snap;
+
+/// What an item sets, and what is needed to find out what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptedChange {
+    /// Its operation.
+    pub id: OperationId,
+    /// What it sets, stamped as it is in the file.
+    pub change: State,
+    /// As its item's.
+    epoch: Option<BootId>,
+}
+
+impl AcceptedChange {
+    #[cfg(test)]
+    pub(crate) fn new(change: State) -> Self {
+        AcceptedChange {
+            id: OperationId::generate(),
+            change,
+            epoch: None,
+        }
+    }
+
+    /// That of an item; `None` for a session's.
+    pub fn of(item: &Item) -> Option<Self> {
+        Some(AcceptedChange {
+            id: item.operation.id,
+            change: item.operation.change()?,
+            epoch: item.epoch,
+        })
+    }
+}
+
+/// What has become of an accepted change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It waits; its stamps may have been corrected since.
+    Waiting(AcceptedChange),
+    /// It is in the store, or newer writes are: with the stamps it was applied with. `None` where the file doesn't know
+    /// these any more.
+    Settled(Option<State>),
+    /// It was refused, or failed for good.
+    Refused,
+}
+
+impl Snap<'_> {
+    /// What has become of a change. One whose record has left the file counts as settled: records of refused ones stay
+    /// far longer.
+    pub(super) fn fate_of(&self, accepted: &AcceptedChange) -> Result<Fate, BufferError> {
+        if let Some(item) = self.find_item(accepted.id)? {
+            return Ok(AcceptedChange::of(&item).map_or(Fate::Settled(None), Fate::Waiting));
+        }
+        let record = self.find_operation(accepted.id)?;
+        if record.is_some_and(|record| record.state == OperationState::Dead) {
+            return Ok(Fate::Refused);
+        }
+        let Some(run) = accepted.epoch else {
+            return Ok(Fate::Settled(Some(accepted.change.clone())));
+        };
+        let shift = epoch::shift_of(run, self.epochs()?);
+        Ok(Fate::Settled(shift.map(|shift| {
+            let mut change = accepted.change.clone();
+            change.restamp(change.newest().moved_by(shift));
+            change
+        })))
+    }
+}
