@@ -103,7 +103,8 @@ impl Node {
     /// # Errors
     /// When no port is free.
     pub fn beside(&self) -> Result<Self> {
-        Self::on(Arc::clone(&self.directory), self.environment.clone())
+        let beside = Self::on(Arc::clone(&self.directory), self.environment.clone())?;
+        Ok(beside.with("BUFFER_PATH", &self.environment["BUFFER_PATH"]))
     }
 
     fn on(directory: Arc<TempDir>, environment: BTreeMap<String, String>) -> Result<Self> {

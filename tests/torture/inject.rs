@@ -1,6 +1,7 @@
 //! Makes troubles and mends them again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ impl Tally {
 enum Held {
     Nothing,
     Lock(PgConnection),
+    /// All the room of a disk, in a file.
+    Room(PathBuf),
 }
 
 /// Makes a track's faults in their time.
@@ -123,7 +126,7 @@ async fn make(world: &World, fault: Fault) -> Result<Held> {
         Fault::Kill(node, program) => end(world, node, program, Signal::SIGKILL).await?,
         Fault::Terminate(node, program) => end(world, node, program, Signal::SIGTERM).await?,
         Fault::Freeze(node, program) => signal(world, node, program, Signal::SIGSTOP).await?,
-        Fault::DiskFull(_) => anyhow::bail!("no disk of its own"),
+        Fault::DiskFull(node) => return Ok(Held::Room(fill_disk(world, node)?)),
         Fault::ReadOnly
         | Fault::TooManyClients
         | Fault::WrongPassword
@@ -134,9 +137,13 @@ async fn make(world: &World, fault: Fault) -> Result<Held> {
 }
 
 async fn mend(world: &World, fault: Fault, held: Held) -> Result<()> {
-    // A lock that nobody holds any more, since PostgreSQL was killed, is gone.
-    if let Held::Lock(connection) = held {
-        drop(tokio::time::timeout(ADMIN_TIMEOUT, connection.close()).await);
+    match held {
+        Held::Nothing => {}
+        // A lock that nobody holds any more, since PostgreSQL was killed, is gone.
+        Held::Lock(connection) => {
+            drop(tokio::time::timeout(ADMIN_TIMEOUT, connection.close()).await);
+        }
+        Held::Room(file) => std::fs::remove_file(file)?,
     }
     match fault {
         Fault::PostgresKill | Fault::PostgresCrash => {
@@ -343,6 +350,12 @@ async fn start(world: &World, node: u8, program: Program) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn fill_disk(world: &World, node: u8) -> Result<PathBuf> {
+    let place = &world.places[usize::from(node)];
+    let disk = place.disk.as_ref().context("no disk of its own")?;
+    tokio::task::block_in_place(|| disk.fill("filler"))
 }
 
 /// Removes the buffer with all that waits in it.

@@ -112,7 +112,7 @@ async fn torture(arguments: &Arguments) -> Result<bool> {
     let scope = Scope {
         nodes: u8::try_from(skews.len())?,
         apis: APIS,
-        disk: false,
+        disk: world.places.iter().any(|place| place.disk.is_some()),
     };
     let tally = Tally::default();
     hurt(&world, &users, (seed, length, scope), &tally).await?;

@@ -6,7 +6,7 @@ use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_tests::{FaultProxy, Node, Postgres, Program, Redis};
+use holdfast_tests::{FaultProxy, Node, Postgres, Program, Redis, SmallDisk};
 use tokio::sync::Mutex;
 
 use crate::history::Api;
@@ -21,6 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 /// Idle connections are closed by us before a server would, so that no request
 /// is sent on one that is just being closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(2);
+/// Far more than a buffer takes here, with its ballast.
+const DISK_MIB: u64 = 128;
 const ONLINE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where Debian and others put libfaketime.
@@ -67,6 +69,8 @@ pub struct Place {
     pub syncd: Mutex<Program>,
     /// How far its clock is ahead, in seconds.
     pub skew_seconds: i64,
+    /// What its buffer is on, if that can be filled.
+    pub disk: Option<SmallDisk>,
 }
 
 /// The whole.
@@ -77,10 +81,10 @@ pub struct World {
     pub admin_url: String,
     /// The session store.
     pub redis: Mutex<Redis>,
+    /// All API processes. They must end before the nodes' disks can go.
+    pub servers: Vec<Server>,
     /// The nodes.
     pub places: Vec<Place>,
-    /// All API processes.
-    pub servers: Vec<Server>,
     /// What is noted.
     pub recorder: Recorder,
     /// What is broken on purpose.
@@ -89,7 +93,8 @@ pub struct World {
 
 impl World {
     /// Starts everything: nodes with clocks as `skews` say, the first with
-    /// `apis` API processes, the others with one.
+    /// `apis` API processes, the others with one. The last one's buffer is on a
+    /// small disk, where one can be made.
     ///
     /// # Errors
     /// When anything doesn't come up.
@@ -101,7 +106,9 @@ impl World {
         let mut places = Vec::new();
         let mut servers = Vec::new();
         for (number, skew) in (0..).zip(skews) {
-            let place = Place::start(&postgres, &redis, *skew).await?;
+            let is_last = usize::from(number) + 1 == skews.len();
+            let disk = is_last.then(|| SmallDisk::mount(DISK_MIB)).transpose()?;
+            let place = Place::start(&postgres, &redis, *skew, disk.flatten()).await?;
             let apis = if number == 0 { apis } else { 1 };
             for api in 0..apis {
                 let api = Api {
@@ -135,7 +142,12 @@ impl World {
 }
 
 impl Place {
-    async fn start(postgres: &Postgres, redis: &Redis, skew_seconds: i64) -> Result<Self> {
+    async fn start(
+        postgres: &Postgres,
+        redis: &Redis,
+        skew_seconds: i64,
+        disk: Option<SmallDisk>,
+    ) -> Result<Self> {
         let to_postgres = FaultProxy::start(postgres.port()).await?;
         let to_redis = FaultProxy::start(redis.port()).await?;
         let mut node = Node::new()?
@@ -146,6 +158,10 @@ impl Place {
             .with("REDIS_URL", &redis.url_through(to_redis.port()))
             .with("DB_MAX_CONNECTIONS", "6")
             .with("SHUTDOWN_TIMEOUT_SECONDS", "5");
+        if let Some(disk) = &disk {
+            let path = disk.path().join("data/buffer.redb");
+            node.set("BUFFER_PATH", &path.to_string_lossy());
+        }
         if skew_seconds != 0 {
             let library = faketime().context("there is no libfaketime")?;
             node.set("LD_PRELOAD", &library.to_string_lossy());
@@ -163,6 +179,7 @@ impl Place {
             to_redis: Mutex::new(to_redis),
             syncd: Mutex::new(syncd),
             skew_seconds,
+            disk,
         })
     }
 }

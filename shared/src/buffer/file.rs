@@ -58,7 +58,7 @@ pub(super) struct Identity(pub(super) u64, pub(super) u64);
 
 /// Whether a file at the buffer's path is known to be a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Acquaintance {
+pub(super) enum Acquaintance {
     /// The files that belong to a buffer lie beside it.
     Known,
     /// It may be anything, put there by a mistake in `BUFFER_PATH`.
@@ -69,10 +69,10 @@ impl OpenFile {
     /// Opens the file, or makes it (0600, in a directory made 0700). One that is damaged is set aside, and a new one
     /// made.
     pub(super) fn open(path: &Path) -> Result<Self, BufferError> {
-        let acquaintance = acquaintance_with(path);
+        let failed = |error: io::Error| BufferError::io(path, &error);
+        let acquaintance = acquaint(path).map_err(failed)?;
         let handle = match Handle::open(path, 0) {
             Err(BufferError::Damaged { .. }) if acquaintance == Acquaintance::Known => {
-                let failed = |error: io::Error| BufferError::io(path, &error);
                 let turnstile = Turnstile::open(path).map_err(failed)?;
                 open_or_replace(path, 0, &turnstile.enter().map_err(failed)?)?
             }
@@ -215,6 +215,7 @@ impl Handle {
         let file = open_or_create(path).map_err(failed)?;
         refuse_network_file_system(path, &file)?;
         refuse_emptied(path, &file)?;
+        let is_new = file.metadata().map_err(failed)?.len() == 0;
         let identity = Identity::of(&file).map_err(failed)?;
         let kept = file.try_clone().map_err(failed)?;
         let database = guard_path(path, || {
@@ -232,6 +233,9 @@ impl Handle {
                 .create_with_backend(backend)
                 .map_err(|error| BufferError::storage(path, error))
         })?;
+        if is_new {
+            replacement::sync_directory(path).map_err(failed)?;
+        }
         Ok(Handle {
             database,
             file: kept,
@@ -294,13 +298,19 @@ fn put_aside(
     Ok(())
 }
 
-/// Whether a file is a buffer's is told by what lies beside it, since of a damaged one nothing else may be left.
-fn acquaintance_with(path: &Path) -> Acquaintance {
+/// Whether a file is a buffer's is told by what lies beside it, since of a damaged one nothing else may be left. A file
+/// that is still to be made is one: that is put down first, so one that was half made when the power went is known.
+pub(super) fn acquaint(path: &Path) -> io::Result<Acquaintance> {
     if beside(path, ".turn").exists() {
-        Acquaintance::Known
-    } else {
-        Acquaintance::Stranger
+        return Ok(Acquaintance::Known);
     }
+    if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        return Ok(Acquaintance::Stranger);
+    }
+    make_directory(path)?;
+    Turnstile::open(path)?;
+    replacement::sync_directory(path)?;
+    Ok(Acquaintance::Known)
 }
 
 /// An empty file is a new one, unless there was a ballast already: then it has been emptied.

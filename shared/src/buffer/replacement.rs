@@ -258,7 +258,8 @@ fn directory(buffer: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn sync_directory(buffer: &Path) -> io::Result<()> {
+/// Makes durable which files there are beside the buffer, and it itself.
+pub(super) fn sync_directory(buffer: &Path) -> io::Result<()> {
     File::open(directory(buffer))?.sync_all()
 }
 

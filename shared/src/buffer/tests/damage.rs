@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::super::file::{Acquaintance, acquaint};
 use super::super::lock::beside;
 use super::*;
 
@@ -216,6 +217,19 @@ async fn an_emptied_file_is_noticed_and_a_stranger_s_file_is_left_alone() -> Out
         Err(BufferError::Damaged { .. })
     ));
     assert_eq!(fs::read(&settings.path)?, b"somebody's letters");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_was_half_made_when_the_power_went_is_made_anew() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = config(directory.path(), 100);
+    assert_eq!(acquaint(&settings.path)?, Acquaintance::Known);
+    assert!(!settings.path.exists(), "known before it is made");
+    fs::write(&settings.path, [0; 2 * PAGE_BYTES])?;
+    let buffer = Buffer::open(&settings)?;
+    only_set_aside(&buffer)?;
+    assert_eq!(fill(&buffer, 1).await?, waiting(&buffer).await?);
     Ok(())
 }
 
