@@ -26,6 +26,7 @@ mod error;
 mod fate;
 mod file;
 mod index;
+mod inheritance;
 mod lock;
 mod overlay;
 mod queue;

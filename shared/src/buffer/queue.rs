@@ -15,6 +15,7 @@ use crate::seeded::Bug;
 use super::epoch;
 use super::error::BufferError;
 use super::index::PendingIndex;
+use super::inheritance::{self, Estate};
 use super::schema::{
     DEAD, DeadLetter, Decoded, FINISHED, FinishedBatch, Item, Lane, Place, SET_ASIDE, checksum,
     decode, encode, operation_key, queue, queues,
@@ -128,7 +129,10 @@ pub(super) fn append(
     let priority = least_urgent.map_or(item.operation.priority, |least| {
         least.max(item.operation.priority)
     });
-    insert(transaction, &item, priority)?;
+    let place = insert(transaction, &item, priority)?;
+    if let Some(last) = waiting.iter().map(|queued| queued.place).max() {
+        inheritance::follow(transaction, last, place)?;
+    }
     transaction.counters.accepted += 1;
     Ok(item)
 }
@@ -158,21 +162,22 @@ fn stamp(transaction: &mut Transaction<'_>, clock: &Clock, operation: &mut Opera
     transaction.counters.high_water = high_water;
 }
 
-/// Puts an item at the end of a queue.
+/// Puts an item at the end of a queue; gives its place there.
 pub(super) fn insert(
     transaction: &mut Transaction<'_>,
     item: &Item,
     priority: Priority,
-) -> Result<(), BufferError> {
+) -> Result<Place, BufferError> {
     let seq = transaction.counters.next_seq.max(1);
-    let mut table = open(transaction, Lane::of(&item.operation), priority)?;
+    let lane = Lane::of(&item.operation);
+    let mut table = open(transaction, lane, priority)?;
     table
         .insert(seq, encode(item).as_slice())
         .map_err(|error| transaction.storage(error))?;
     drop(table);
     transaction.counters.next_seq = seq + 1;
     transaction.counters.pending += 1;
-    Ok(())
+    Ok(Place::new(lane, priority, seq))
 }
 
 pub(super) fn open<'t>(
@@ -336,10 +341,18 @@ pub(super) fn settle(
 ) -> Result<SettleReport, BufferError> {
     let mut report = SettleReport::default();
     let mut finished = Vec::new();
+    let mut estate = Estate::open(transaction)?;
     for ((lane, priority), group) in by_queue(settlements) {
         let gone = take_from_queue(transaction, (lane, priority), &group)?;
         for (settlement, gone) in group.into_iter().zip(gone) {
             if gone {
+                match settlement.verdict {
+                    Verdict::Applied | Verdict::Superseded => {
+                        estate.leave(&settlement.queued, true);
+                    }
+                    Verdict::Dead { .. } => estate.leave(&settlement.queued, false),
+                    Verdict::Retry { .. } => {}
+                }
                 finished.extend(carry_out(transaction, settlement, now, &mut report)?);
             } else {
                 report.skipped += 1;
@@ -347,6 +360,7 @@ pub(super) fn settle(
         }
     }
     finish(transaction, finished)?;
+    estate.settle(transaction)?;
     Ok(report)
 }
 

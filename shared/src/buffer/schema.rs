@@ -3,6 +3,8 @@
 //! | table | key → value |
 //! |---|---|
 //! | `postgres_1` … `postgres_5`, `redis_1` … `redis_5` | sequence number → [item](Item), one table a lane and priority |
+//! | `followed` | place of an item → place of the one that was accepted behind it for the same resource |
+//! | `inherited` | place of an item → what items before it, which have left, knew of the resource |
 //! | `dead` | operation id → [dead letter](DeadLetter) |
 //! | `finished` | number of its first record → [records](FinishedBatch) of the operations that ended in one transaction |
 //! | `set_aside` | sequence number → bytes of an item whose checksum is wrong |
@@ -103,6 +105,8 @@ pub(super) fn queues() -> impl Iterator<Item = (Lane, Priority, QueueTable)> {
     })
 }
 
+pub(super) const FOLLOWED: TableDefinition<'static, u64, u64> = TableDefinition::new("followed");
+pub(super) const INHERITED: QueueTable = TableDefinition::new("inherited");
 pub(super) const DEAD: TableDefinition<'static, u128, &'static [u8]> = TableDefinition::new("dead");
 pub(super) const FINISHED: QueueTable = TableDefinition::new("finished");
 pub(super) const SET_ASIDE: QueueTable = TableDefinition::new("set_aside");
@@ -318,6 +322,16 @@ impl Place {
     /// The item's sequence number: greater is later.
     pub fn seq(self) -> u64 {
         self.0 & ((1 << Place::SEQ_BITS) - 1)
+    }
+
+    /// As a key.
+    pub(super) fn key(self) -> u64 {
+        self.0
+    }
+
+    /// The place with this key.
+    pub(super) fn from_key(key: u64) -> Self {
+        Place(key)
     }
 
     pub(super) fn table(self) -> QueueTable {

@@ -8,18 +8,21 @@ use std::sync::{Mutex, PoisonError};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 use uuid::Uuid;
 
-use crate::domain::{OperationId, OperationRecord, Priority, ResourceKey, Timestamp, UserId};
+use crate::domain::{
+    OperationId, OperationRecord, Priority, ResourceKey, State, Timestamp, UserId,
+};
 
 use super::batch::{Batch, Gathering, Skip};
 use super::epoch::{self, Epoch, Epochs, KnownTime};
 use super::error::BufferError;
 use super::index::PendingIndex;
+use super::inheritance;
 use super::queue::{Queued, whole};
 use super::reader::Snapshot;
 use super::schema::{
     CLOCK_KEY, COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DamagedItem, DeadLetter, Decoded,
-    EPOCHS, FINISHED, FinishedBatch, Item, Lane, META, Place, SET_ASIDE, decode, operation_key,
-    queue, queues,
+    EPOCHS, FINISHED, FinishedBatch, INHERITED, Item, Lane, META, Place, SET_ASIDE, decode,
+    operation_key, queue, queues,
 };
 
 /// A read transaction and what it needs to be read.
@@ -236,8 +239,15 @@ impl Snap<'_> {
         let places = self.ask_index(|index| index.of_resource(key));
         let mut items = Vec::with_capacity(places.len());
         for place in places {
-            let queued = self.at(place)?;
-            items.extend(queued.filter(|queued| queued.item.operation.resource() == *key));
+            let Some(mut queued) = self.at(place)? else {
+                continue;
+            };
+            if queued.item.operation.resource() != *key {
+                continue;
+            }
+            let inherited: Option<State> = self.value(INHERITED, place.key())?;
+            queued.item.base = inheritance::merged(queued.item.base, inherited);
+            items.push(queued);
         }
         items.sort_by_key(|queued| queued.place.seq());
         Ok(items)
@@ -355,10 +365,10 @@ impl Snap<'_> {
         Ok(records)
     }
 
-    fn value<T: serde::de::DeserializeOwned>(
+    fn value<K: redb::Key + 'static, T: serde::de::DeserializeOwned>(
         &self,
-        definition: TableDefinition<'static, u128, &'static [u8]>,
-        key: u128,
+        definition: TableDefinition<'static, K, &'static [u8]>,
+        key: impl std::borrow::Borrow<K::SelfType<'static>>,
     ) -> Result<Option<T>, BufferError> {
         let Some(table) = self.table(definition)? else {
             return Ok(None);

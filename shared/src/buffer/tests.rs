@@ -14,6 +14,7 @@ use crate::domain::{
 use super::*;
 
 mod damage;
+mod inheritance;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 

@@ -184,8 +184,10 @@ impl Follower<'_, '_> {
             self.waits_until(exchange)
                 .map(|until| Reach::Buffer(exchange.api.node, until))
         };
-        // A PATCH of what another node made is there, and so is the rest of it.
-        let shows = said.filter(|_| wanted.verb != Verb::Delete);
+        // A PATCH of what another node made is there, and so is the rest of it, if that was known when it was taken: a
+        // repeat shows what its process knows by then.
+        let is_repeat = exchange.reply.as_ref().is_some_and(|reply| reply.replayed);
+        let shows = said.filter(|_| wanted.verb != Verb::Delete && !is_repeat);
         let own = shows.filter(|_| !is_direct(exchange) || wanted.verb.makes());
         if let Some(reach) = reach {
             self.hear_write(testimony, Witness { reach, from }, exchange);
