@@ -210,3 +210,52 @@ async fn a_deletion_is_known_for_good_whatever_is_refused_after_it() -> Result<(
     assert_eq!(listed.json()["items"], json!([]), "{}", listed.text());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_that_was_recognised_late_leaves_no_trace() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, _) = pair.clients();
+    let keyed = || {
+        let request = one.request(reqwest::Method::POST, "/tasks");
+        request
+            .header("idempotency-key", "once")
+            .json(&json!({"title": "at first"}))
+    };
+    let task = one.send(keyed()).await?;
+    task.expect(201);
+    let path = format!("/tasks/{}", task.id());
+    one.patch(&path, &json!({"title": "newer"}))
+        .await?
+        .expect(200);
+    pair.cut().await?;
+    let repeat = one.send(keyed()).await?;
+    repeat.expect(202);
+    pair.drain_and_cut().await?;
+    assert_eq!(end_of(&one, &repeat).await?["state"], "applied");
+    assert_eq!(one.get(&path).await?.json()["title"], "newer");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_write_stays_refused_when_its_dead_letter_has_gone() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, _) = pair.clients();
+    let task = one.create_task(&json!({"title": "stands"})).await?;
+    let path = format!("/tasks/{}", task.id());
+    pair.cut().await?;
+    let conditional = one
+        .request(reqwest::Method::DELETE, &path)
+        .header("if-match", "\"of nothing\"");
+    one.send(conditional).await?.expect(202);
+    pair.mend().await?;
+    let drained = pair.node.syncd(&["drain", "--wait"]).await?;
+    drained.expect_code(0);
+    one.get(&path).await?.expect(200);
+    let discarded = pair.node.syncd(&["dead", "discard", "--all"]).await?;
+    discarded.expect_code(0);
+    pair.cut().await?;
+    let read = one.get(&path).await?;
+    read.expect(200);
+    assert_eq!(read.json()["title"], "stands");
+    Ok(())
+}

@@ -191,6 +191,8 @@ async fn an_operation_tells_what_became_of_a_buffered_write() -> Result<()> {
         "{}",
         applied.text()
     );
+    // syncd may have seen it return before this process did.
+    online.api.wait_status(SETTLE, "online").await?;
     let read = client.get(&task).await?;
     assert_eq!(read.expect(200).json()["sync_state"], "synced");
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Changes that were accepted into the buffer, and what has become of them since: for whoever goes on showing them.
 
 use crate::clock::BootId;
-use crate::domain::{OperationId, OperationState, State};
+use crate::domain::{OperationId, State};
 
 use super::epoch;
 use super::error::BufferError;
@@ -15,6 +15,8 @@ pub struct AcceptedChange {
     pub id: OperationId,
     /// What it sets, stamped as it is in the file.
     pub change: State,
+    /// Whether it may turn out to be a repeat.
+    is_keyed: bool,
     /// As its item's.
     epoch: Option<BootId>,
 }
@@ -25,6 +27,7 @@ impl AcceptedChange {
         AcceptedChange {
             id: OperationId::generate(),
             change,
+            is_keyed: false,
             epoch: None,
         }
     }
@@ -34,6 +37,7 @@ impl AcceptedChange {
         Some(AcceptedChange {
             id: item.operation.id,
             change: item.operation.change()?,
+            is_keyed: item.operation.idempotency.is_some(),
             epoch: item.epoch,
         })
     }
@@ -47,20 +51,21 @@ pub enum Fate {
     /// It is in the store, or newer writes are: with the stamps it was applied with. `None` where the file doesn't know
     /// these any more.
     Settled(Option<State>),
-    /// It was refused, or failed for good.
-    Refused,
+    /// It did nothing: it was refused, failed for good, or was a repeat.
+    Void,
 }
 
 impl Snap<'_> {
-    /// What has become of a change. One whose record has left the file counts as settled: records of refused ones stay
-    /// far longer.
+    /// What has become of a change. One that the file knows nothing of counts as settled: so it is to be asked about
+    /// while the file still holds the dead letters of that time.
     pub(super) fn fate_of(&self, accepted: &AcceptedChange) -> Result<Fate, BufferError> {
         if let Some(item) = self.find_item(accepted.id)? {
             return Ok(AcceptedChange::of(&item).map_or(Fate::Settled(None), Fate::Waiting));
         }
-        let record = self.find_operation(accepted.id)?;
-        if record.is_some_and(|record| record.state == OperationState::Dead) {
-            return Ok(Fate::Refused);
+        if self.find_dead(accepted.id)?.is_some()
+            || (accepted.is_keyed && self.was_repeat(accepted.id)?)
+        {
+            return Ok(Fate::Void);
         }
         let Some(run) = accepted.epoch else {
             return Ok(Fate::Settled(Some(accepted.change.clone())));

@@ -71,12 +71,15 @@ impl OpenFile {
     pub(super) fn open(path: &Path) -> Result<Self, BufferError> {
         let failed = |error: io::Error| BufferError::io(path, &error);
         let acquaintance = acquaint(path).map_err(failed)?;
-        let handle = match Handle::open(path, 0) {
-            Err(BufferError::Damaged { .. }) if acquaintance == Acquaintance::Known => {
+        // Processes that begin at the same time make it one after the other.
+        let opened = (!is_to_be_made(path)).then(|| Handle::open(path, 0));
+        let is_damaged = matches!(opened, Some(Err(BufferError::Damaged { .. })));
+        let handle = match opened {
+            Some(opened) if !is_damaged || acquaintance == Acquaintance::Stranger => opened?,
+            _ => {
                 let turnstile = Turnstile::open(path).map_err(failed)?;
                 open_or_replace(path, 0, &turnstile.enter().map_err(failed)?)?
             }
-            opened => opened?,
         };
         Ok(OpenFile {
             path: path.to_owned(),
@@ -304,13 +307,18 @@ pub(super) fn acquaint(path: &Path) -> io::Result<Acquaintance> {
     if beside(path, ".turn").exists() {
         return Ok(Acquaintance::Known);
     }
-    if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+    if !is_to_be_made(path) {
         return Ok(Acquaintance::Stranger);
     }
     make_directory(path)?;
     Turnstile::open(path)?;
     replacement::sync_directory(path)?;
     Ok(Acquaintance::Known)
+}
+
+/// Whether there is no file yet, or an empty one.
+fn is_to_be_made(path: &Path) -> bool {
+    path.metadata().map_or(true, |metadata| metadata.len() == 0)
 }
 
 /// An empty file is a new one, unless there was a ballast already: then it has been emptied.

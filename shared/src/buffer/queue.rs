@@ -44,6 +44,8 @@ pub enum Verdict {
     Applied,
     /// Newer writes had overtaken it.
     Superseded,
+    /// It was a repeat of what had taken effect before, and did nothing itself. Counts as applied.
+    Repeated,
     /// It was refused, or failed for good.
     Dead {
         /// Why.
@@ -123,15 +125,17 @@ pub(super) fn append(
     }
     item.operation.buffered = true;
     let key = item.operation.resource();
-    let waiting = present(transaction, index, &key)?;
-    let least_urgent = waiting.iter().map(|queued| queued.place.priority()).max();
+    let last = last_present(transaction, index, &key)?;
+    let least_urgent = last.as_ref().map(|queued| queued.place.priority());
     let least_urgent = least_urgent.filter(|_| !Bug::PriorityReorders.is_on());
     let priority = least_urgent.map_or(item.operation.priority, |least| {
         least.max(item.operation.priority)
     });
     let place = insert(transaction, &item, priority)?;
-    if let Some(last) = waiting.iter().map(|queued| queued.place).max() {
-        inheritance::follow(transaction, last, place)?;
+    // What one user's writes say is nothing for another's, who will be refused.
+    let is_same_user = |last: &Queued| last.item.operation.user_id == item.operation.user_id;
+    if let Some(last) = last.filter(is_same_user) {
+        inheritance::follow(transaction, last.place, place)?;
     }
     transaction.counters.accepted += 1;
     Ok(item)
@@ -210,25 +214,58 @@ fn catch_up(transaction: &Transaction<'_>, index: &mut PendingIndex) -> Result<(
     Ok(())
 }
 
+/// The item of a resource that was accepted last of those that wait. No other is less urgent, as none is placed before
+/// what waits already.
+fn last_present(
+    transaction: &Transaction<'_>,
+    index: &Mutex<PendingIndex>,
+    key: &ResourceKey,
+) -> Result<Option<Queued>, BufferError> {
+    let mut places = places_of(transaction, index, key)?;
+    places.sort_unstable_by_key(|place| std::cmp::Reverse(place.seq()));
+    for place in places {
+        let found = at(transaction, place, key)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn places_of(
+    transaction: &Transaction<'_>,
+    index: &Mutex<PendingIndex>,
+    key: &ResourceKey,
+) -> Result<Vec<Place>, BufferError> {
+    let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
+    catch_up(transaction, index.for_generation(transaction.generation))?;
+    Ok(index.of_resource(key))
+}
+
+/// The item of this resource at this place, if it is still there.
+fn at(
+    transaction: &Transaction<'_>,
+    place: Place,
+    key: &ResourceKey,
+) -> Result<Option<Queued>, BufferError> {
+    let table = open(transaction, place.lane(), place.priority())?;
+    let bytes = table
+        .get(place.seq())
+        .map_err(|error| transaction.storage(error))?;
+    Ok(bytes
+        .and_then(|bytes| whole(place, bytes.value()))
+        .filter(|queued| queued.item.operation.resource() == *key))
+}
+
 /// The items of a resource that wait, in the order they were accepted.
 pub(super) fn present(
     transaction: &Transaction<'_>,
     index: &Mutex<PendingIndex>,
     key: &ResourceKey,
 ) -> Result<Vec<Queued>, BufferError> {
-    let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
-    catch_up(transaction, index.for_generation(transaction.generation))?;
     let mut found = Vec::new();
-    for place in index.of_resource(key) {
-        let table = open(transaction, place.lane(), place.priority())?;
-        let bytes = table
-            .get(place.seq())
-            .map_err(|error| transaction.storage(error))?;
-        found.extend(
-            bytes
-                .and_then(|bytes| whole(place, bytes.value()))
-                .filter(|queued| queued.item.operation.resource() == *key),
-        );
+    for place in places_of(transaction, index, key)? {
+        found.extend(at(transaction, place, key)?);
     }
     found.sort_by_key(|queued| queued.place.seq());
     Ok(found)
@@ -340,18 +377,25 @@ pub(super) fn settle(
     now: Timestamp,
 ) -> Result<SettleReport, BufferError> {
     let mut report = SettleReport::default();
-    let mut finished = Vec::new();
+    let (mut finished, mut repeats) = (Vec::new(), Vec::new());
     let mut estate = Estate::open(transaction)?;
     for ((lane, priority), group) in by_queue(settlements) {
         let gone = take_from_queue(transaction, (lane, priority), &group)?;
         for (settlement, gone) in group.into_iter().zip(gone) {
             if gone {
-                match settlement.verdict {
-                    Verdict::Applied | Verdict::Superseded => {
-                        estate.leave(&settlement.queued, true);
+                if settlement.verdict == Verdict::Repeated {
+                    repeats.push(settlement.queued.item.operation.id);
+                }
+                if let Some(estate) = &mut estate {
+                    match settlement.verdict {
+                        Verdict::Applied | Verdict::Superseded => {
+                            estate.leave(&settlement.queued, true);
+                        }
+                        Verdict::Repeated | Verdict::Dead { .. } => {
+                            estate.leave(&settlement.queued, false);
+                        }
+                        Verdict::Retry { .. } => {}
                     }
-                    Verdict::Dead { .. } => estate.leave(&settlement.queued, false),
-                    Verdict::Retry { .. } => {}
                 }
                 finished.extend(carry_out(transaction, settlement, now, &mut report)?);
             } else {
@@ -359,8 +403,10 @@ pub(super) fn settle(
             }
         }
     }
-    finish(transaction, finished)?;
-    estate.settle(transaction)?;
+    finish(transaction, FinishedBatch::new(finished, repeats))?;
+    if let Some(estate) = estate {
+        estate.settle(transaction)?;
+    }
     Ok(report)
 }
 
@@ -444,7 +490,7 @@ fn carry_out(
             transaction.counters.pending = transaction.counters.pending.saturating_sub(1);
             return Ok(None);
         }
-        Verdict::Applied => {
+        Verdict::Applied | Verdict::Repeated => {
             transaction.counters.applied += 1;
             report.applied += 1;
             OperationState::Applied
@@ -474,9 +520,9 @@ fn put_back(transaction: &Transaction<'_>, place: Place, item: &Item) -> Result<
 /// Writes down what has ended, and removes the oldest batches while the newest [`FINISHED_MAX`] records stay.
 pub(super) fn finish(
     transaction: &mut Transaction<'_>,
-    records: Vec<OperationRecord>,
+    batch: Option<FinishedBatch>,
 ) -> Result<(), BufferError> {
-    let Some(batch) = FinishedBatch::new(records) else {
+    let Some(batch) = batch else {
         return Ok(());
     };
     let first = transaction.counters.next_finish;

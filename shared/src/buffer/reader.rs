@@ -217,6 +217,8 @@ impl Reader {
             path: self.path(),
             index: &self.index,
             epochs: OnceCell::new(),
+            inherited: OnceCell::new(),
+            ends: OnceCell::new(),
         }
     }
 
@@ -296,10 +298,7 @@ impl Reader {
         user: &UserId,
         key: &ResourceKey,
     ) -> Result<Option<PendingView>, BufferError> {
-        self.read(|snap| {
-            snap.catch_up()?;
-            Ok(view_of(user, snap.items_of(key)?))
-        })
+        self.read(|snap| Ok(view_of(user, snap.items_of(key)?)))
     }
 
     /// What is pending of all of this user's resources, in no particular order.
@@ -311,8 +310,7 @@ impl Reader {
         user: &UserId,
     ) -> Result<Vec<(ResourceKey, PendingView)>, BufferError> {
         self.read(|snap| {
-            snap.catch_up()?;
-            let keys = snap.ask_index(|index| index.of_user(user));
+            let keys = snap.ask_index(|index| index.of_user(user))?;
             let mut views = Vec::new();
             for key in keys {
                 let view = view_of(user, snap.items_of(&key)?);
@@ -327,10 +325,7 @@ impl Reader {
     /// # Errors
     /// When the file can't be read.
     pub fn list_items_of(&self, key: &ResourceKey) -> Result<Vec<Queued>, BufferError> {
-        self.read(|snap| {
-            snap.catch_up()?;
-            snap.items_of(key)
-        })
+        self.read(|snap| snap.items_of(key))
     }
 
     /// What the file knows of an operation: waiting, dead or finished.
@@ -338,10 +333,7 @@ impl Reader {
     /// # Errors
     /// When the file can't be read.
     pub fn find_operation(&self, id: OperationId) -> Result<Option<OperationRecord>, BufferError> {
-        self.read(|snap| {
-            snap.catch_up()?;
-            snap.find_operation(id)
-        })
+        self.read(|snap| snap.find_operation(id))
     }
 
     /// What has become of each of these changes, which the file once held, by operation.
@@ -353,7 +345,6 @@ impl Reader {
         accepted: &[AcceptedChange],
     ) -> Result<HashMap<OperationId, Fate>, BufferError> {
         self.read(|snap| {
-            snap.catch_up()?;
             let fates = accepted.iter();
             fates
                 .map(|accepted| Ok((accepted.id, snap.fate_of(accepted)?)))
@@ -361,15 +352,19 @@ impl Reader {
         })
     }
 
+    /// How many items are followed by others, or have inherited from others.
+    #[cfg(test)]
+    pub(super) fn inheritances(&self) -> Result<u64, BufferError> {
+        use super::schema::{FOLLOWED, INHERITED};
+        self.read(|snap| Ok(snap.length(FOLLOWED)? + snap.length(INHERITED)?))
+    }
+
     /// The item of an operation that waits.
     ///
     /// # Errors
     /// When the file can't be read.
     pub fn find_item(&self, id: OperationId) -> Result<Option<Item>, BufferError> {
-        self.read(|snap| {
-            snap.catch_up()?;
-            snap.find_item(id)
-        })
+        self.read(|snap| snap.find_item(id))
     }
 
     /// Up to `limit` items that wait in a lane, in the order they will be drained.
@@ -416,10 +411,7 @@ impl Reader {
     /// # Errors
     /// When the file can't be read.
     pub fn list_operations(&self, user: &UserId) -> Result<Vec<OperationRecord>, BufferError> {
-        self.read(|snap| {
-            snap.catch_up()?;
-            snap.list_operations(user)
-        })
+        self.read(|snap| snap.list_operations(user))
     }
 
     /// Ids of the operations whose end the file remembers.

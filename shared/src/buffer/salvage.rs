@@ -15,6 +15,7 @@ use crate::domain::{Body, Kind, OperationId};
 use super::binding::{adopt, bound};
 use super::error::BufferError;
 use super::index::PendingIndex;
+use super::inheritance;
 use super::queue::{Queued, Slot, bury, finish, insert, open, present};
 use super::reader::Reader;
 use super::schema::{
@@ -195,10 +196,7 @@ impl Intake {
             Piece::Item(item) => self.take_item(transaction, item),
             Piece::Letter(letter) => self.take_letter(transaction, &letter),
             Piece::Damaged(bytes) | Piece::Aside(bytes) => self.take_damaged(transaction, &bytes),
-            Piece::Finished(batch) => {
-                let records = batch.without(&self.ended).map(|batch| batch.records);
-                finish(transaction, records.unwrap_or_default())
-            }
+            Piece::Finished(batch) => finish(transaction, batch.without(&self.ended)),
             Piece::Revocation(revocation) => {
                 self.report.sessions += 1;
                 remember(transaction, &[revocation])
@@ -312,16 +310,20 @@ fn queue_between(
     let mut priority = least_urgent.map_or(item.operation.priority, |least| {
         least.max(item.operation.priority)
     });
-    insert(transaction, &item, priority)?;
+    let mut last = insert(transaction, &item, priority)?;
     transaction.counters.accepted += 1;
-    for queued in newer {
+    for mut queued in newer {
         let place = queued.place;
+        let inherited = inheritance::take(transaction, place)?;
+        queued.item.base = inheritance::merged(queued.item.base, inherited);
         open(transaction, place.lane(), place.priority())?
             .remove(place.seq())
             .map_err(|error| transaction.storage(error))?;
         transaction.counters.pending -= 1;
         priority = priority.max(place.priority());
-        insert(transaction, &queued.item, priority)?;
+        let moved = insert(transaction, &queued.item, priority)?;
+        inheritance::follow(transaction, last, moved)?;
+        last = moved;
     }
     Ok(())
 }

@@ -258,17 +258,20 @@ pub(super) struct FinishedBatch {
     oldest: OperationId,
     newest: OperationId,
     pub(super) records: Vec<OperationRecord>,
+    /// Those of them that were repeats, and did nothing themselves.
+    pub(super) repeats: Vec<OperationId>,
 }
 
 impl FinishedBatch {
     /// A batch of these records; `None` of none.
-    pub(super) fn new(records: Vec<OperationRecord>) -> Option<Self> {
+    pub(super) fn new(records: Vec<OperationRecord>, repeats: Vec<OperationId>) -> Option<Self> {
         let ids = || records.iter().map(|record| record.id);
         let (oldest, newest) = (ids().min()?, ids().max()?);
         Some(FinishedBatch {
             oldest,
             newest,
             records,
+            repeats,
         })
     }
 
@@ -276,7 +279,7 @@ impl FinishedBatch {
     pub(super) fn without(self, known: &HashSet<OperationId>) -> Option<Self> {
         let mut records = self.records;
         records.retain(|record| !known.contains(&record.id));
-        FinishedBatch::new(records)
+        FinishedBatch::new(records, self.repeats)
     }
 
     /// Whether an encoded batch may hold this operation's record, by its beginning alone.

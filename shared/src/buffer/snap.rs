@@ -34,6 +34,10 @@ pub(super) struct Snap<'r> {
     pub(super) index: &'r Mutex<PendingIndex>,
     /// Read when first needed.
     pub(super) epochs: OnceCell<Epochs>,
+    /// Opened when first needed; `None` where there is none.
+    pub(super) inherited: OnceCell<Option<redb::ReadOnlyTable<u64, &'static [u8]>>>,
+    /// The next sequence number and how many items wait, read when first needed.
+    pub(super) ends: OnceCell<(u64, u64)>,
 }
 
 impl Snap<'_> {
@@ -41,10 +45,16 @@ impl Snap<'_> {
         BufferError::storage(self.path, error)
     }
 
-    /// Asks the index. It is locked for the question only: what is then looked up in the file needs it again.
-    pub(super) fn ask_index<T>(&self, question: impl FnOnce(&mut PendingIndex) -> T) -> T {
+    /// Asks the index, brought up to this snapshot. It is locked for the question only: what is then looked up in the
+    /// file needs it again.
+    pub(super) fn ask_index<T>(
+        &self,
+        question: impl FnOnce(&mut PendingIndex) -> T,
+    ) -> Result<T, BufferError> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        question(index.for_generation(self.generation))
+        let index = index.for_generation(self.generation);
+        self.bring_up(index)?;
+        Ok(question(index))
     }
 
     /// A table; `None` where nothing has made it yet.
@@ -59,7 +69,7 @@ impl Snap<'_> {
         }
     }
 
-    fn length<K: redb::Key + 'static, V: redb::Value + 'static>(
+    pub(super) fn length<K: redb::Key + 'static, V: redb::Value + 'static>(
         &self,
         definition: TableDefinition<'_, K, V>,
     ) -> Result<u64, BufferError> {
@@ -149,26 +159,40 @@ impl Snap<'_> {
         Ok(gathered.finish())
     }
 
-    /// Brings the index up to this snapshot, and sweeps it when much of it is out of date.
+    /// Brings the index up to this snapshot.
     pub(super) fn catch_up(&self) -> Result<(), BufferError> {
+        self.ask_index(|_| ())
+    }
+
+    /// The same, and sweeps it when much of it is out of date.
+    fn bring_up(&self, index: &mut PendingIndex) -> Result<(), BufferError> {
+        let (next_seq, pending) = self.ends()?;
+        if let Some(unseen) = index.unseen(next_seq) {
+            for (lane, priority, definition) in queues() {
+                let Some(table) = self.table(definition)? else {
+                    continue;
+                };
+                index
+                    .absorb((lane, priority), &table, unseen.clone())
+                    .map_err(|error| self.storage(error))?;
+            }
+            index.caught_up(next_seq);
+        }
+        if index.wants_sweep(pending) {
+            self.sweep(index, next_seq)?;
+        }
+        Ok(())
+    }
+
+    /// The next sequence number, and how many items wait.
+    fn ends(&self) -> Result<(u64, u64), BufferError> {
+        if let Some(ends) = self.ends.get() {
+            return Ok(*ends);
+        }
         let counters = self.counters()?;
-        self.ask_index(|index| {
-            if let Some(unseen) = index.unseen(counters.next_seq) {
-                for (lane, priority, definition) in queues() {
-                    let Some(table) = self.table(definition)? else {
-                        continue;
-                    };
-                    index
-                        .absorb((lane, priority), &table, unseen.clone())
-                        .map_err(|error| self.storage(error))?;
-                }
-                index.caught_up(counters.next_seq);
-            }
-            if index.wants_sweep(counters.pending) {
-                self.sweep(index, counters.next_seq)?;
-            }
-            Ok(())
-        })
+        Ok(*self
+            .ends
+            .get_or_init(|| (counters.next_seq, counters.pending)))
     }
 
     /// Drops from the index what lies before the first item of its queue: queues are drained from the front.
@@ -236,7 +260,7 @@ impl Snap<'_> {
     }
 
     pub(super) fn items_of(&self, key: &ResourceKey) -> Result<Vec<Queued>, BufferError> {
-        let places = self.ask_index(|index| index.of_resource(key));
+        let places = self.ask_index(|index| index.of_resource(key))?;
         let mut items = Vec::with_capacity(places.len());
         for place in places {
             let Some(mut queued) = self.at(place)? else {
@@ -245,7 +269,7 @@ impl Snap<'_> {
             if queued.item.operation.resource() != *key {
                 continue;
             }
-            let inherited: Option<State> = self.value(INHERITED, place.key())?;
+            let inherited = self.inherited(place)?;
             queued.item.base = inheritance::merged(queued.item.base, inherited);
             items.push(queued);
         }
@@ -253,8 +277,23 @@ impl Snap<'_> {
         Ok(items)
     }
 
+    /// What items before this one, which have left, knew of its resource.
+    fn inherited(&self, place: Place) -> Result<Option<State>, BufferError> {
+        if self.inherited.get().is_none() {
+            let table = self.table(INHERITED)?;
+            drop(self.inherited.set(table));
+        }
+        let Some(table) = self.inherited.get().and_then(Option::as_ref) else {
+            return Ok(None);
+        };
+        let bytes = table
+            .get(place.key())
+            .map_err(|error| self.storage(error))?;
+        Ok(bytes.and_then(|bytes| whole_value(bytes.value())))
+    }
+
     pub(super) fn find_item(&self, id: OperationId) -> Result<Option<Item>, BufferError> {
-        let Some(place) = self.ask_index(|index| index.of_operation(id)) else {
+        let Some(place) = self.ask_index(|index| index.of_operation(id))? else {
             return Ok(None);
         };
         let queued = self.at(place)?;
@@ -281,6 +320,19 @@ impl Snap<'_> {
     }
 
     fn find_finished(&self, id: OperationId) -> Result<Option<OperationRecord>, BufferError> {
+        let batch = self.batch_of(id)?;
+        let mut records = batch.into_iter().flat_map(|batch| batch.records);
+        Ok(records.find(|record| record.id == id))
+    }
+
+    /// Whether an operation ended as the repeat of another one.
+    pub(super) fn was_repeat(&self, id: OperationId) -> Result<bool, BufferError> {
+        let batch = self.batch_of(id)?;
+        Ok(batch.is_some_and(|batch| batch.repeats.contains(&id)))
+    }
+
+    /// The batch with which an operation ended, if the file still has it.
+    fn batch_of(&self, id: OperationId) -> Result<Option<FinishedBatch>, BufferError> {
         let Some(table) = self.table(FINISHED)? else {
             return Ok(None);
         };
@@ -290,9 +342,9 @@ impl Snap<'_> {
                 continue;
             }
             let batch: Option<FinishedBatch> = whole_value(bytes.value());
-            let records = batch.map(|batch| batch.records).unwrap_or_default();
-            if let Some(record) = records.into_iter().find(|record| record.id == id) {
-                return Ok(Some(record));
+            let holds = |batch: &FinishedBatch| batch.records.iter().any(|record| record.id == id);
+            if let Some(batch) = batch.filter(holds) {
+                return Ok(Some(batch));
             }
         }
         Ok(None)
@@ -350,7 +402,7 @@ impl Snap<'_> {
         user: &UserId,
     ) -> Result<Vec<OperationRecord>, BufferError> {
         let mut records = Vec::new();
-        for key in self.ask_index(|index| index.of_user(user)) {
+        for key in self.ask_index(|index| index.of_user(user))? {
             let items = self.items_of(&key)?;
             records.extend(items.iter().map(|queued| queued.item.record()));
         }
@@ -365,10 +417,10 @@ impl Snap<'_> {
         Ok(records)
     }
 
-    fn value<K: redb::Key + 'static, T: serde::de::DeserializeOwned>(
+    fn value<T: serde::de::DeserializeOwned>(
         &self,
-        definition: TableDefinition<'static, K, &'static [u8]>,
-        key: impl std::borrow::Borrow<K::SelfType<'static>>,
+        definition: TableDefinition<'static, u128, &'static [u8]>,
+        key: u128,
     ) -> Result<Option<T>, BufferError> {
         let Some(table) = self.table(definition)? else {
             return Ok(None);

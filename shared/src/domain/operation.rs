@@ -320,6 +320,8 @@ pub enum Outcome {
     Applied,
     /// Newer writes had set everything it sets.
     Superseded,
+    /// A request that had taken effect before, under the same idempotency key, as another operation: nothing was done.
+    Repeated,
     /// It was refused, for good.
     Rejected(Rejection),
 }

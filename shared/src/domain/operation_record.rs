@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::identity::{OperationId, UserId};
-use super::operation::{Entity, Kind, Operation};
+use super::operation::{Entity, Kind, Operation, Outcome};
 use super::stamp::Timestamp;
 use super::task::Priority;
 
@@ -49,6 +49,17 @@ impl OperationState {
     /// Whether nothing more will become of it.
     pub fn is_final(self) -> bool {
         self != OperationState::Pending
+    }
+}
+
+impl From<&Outcome> for OperationState {
+    /// Where an operation stands that ended so.
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Applied | Outcome::Repeated => OperationState::Applied,
+            Outcome::Superseded => OperationState::Superseded,
+            Outcome::Rejected(_) => OperationState::Dead,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What this node has seen lately, in memory, so that it can still be read when the store is away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,16 @@ const PER_USER_MAX: usize = 500;
 /// Most resources remembered in all: about 100 MB of tasks of a kilobyte.
 const TOTAL_MAX: u64 = 100_000;
 
+/// Most accepted changes remembered of one resource: of more, the file tells as long as they wait.
+pub(super) const ACCEPTED_MAX: usize = 64;
+
 /// A record as it was last seen, and when.
 #[derive(Debug, Clone)]
 pub(super) struct Remembered {
     /// What PostgreSQL has said, or has taken since.
     pub(super) stored: Option<State>,
-    /// What the buffer has accepted, in no particular order, as long as nobody here has asked what became of it. It may
-    /// be refused yet, and its stamps may be corrected: so it isn't part of `stored`.
+    /// What the buffer has accepted last, in no particular order, as long as it isn't known what became of it. It may be
+    /// refused yet, and its stamps may be corrected: so it isn't part of `stored`.
     pub(super) accepted: Vec<AcceptedChange>,
     seen_at: Instant,
 }
@@ -62,7 +65,7 @@ impl Remembered {
                     *stored = merged([stored.take(), change.clone()]);
                     false
                 }
-                Some(Fate::Refused) => false,
+                Some(Fate::Void) => false,
             });
     }
 
@@ -78,6 +81,15 @@ impl Remembered {
             Some(known) => *known = change,
             None => self.accepted.push(change),
         }
+        if self.accepted.len() > ACCEPTED_MAX {
+            let oldest = self.accepted.iter().map(|change| change.id).min();
+            self.accepted.retain(|change| Some(change.id) != oldest);
+        }
+    }
+
+    /// Forgets accepted changes that PostgreSQL's answer holds, or that have come to nothing.
+    fn drop_accepted(&mut self, ended: &HashSet<OperationId>) {
+        self.accepted.retain(|change| !ended.contains(&change.id));
     }
 }
 
@@ -133,6 +145,53 @@ impl StateCache {
         };
         if grown {
             self.shelves.insert(user.clone(), shelf);
+        }
+    }
+
+    /// Changes of this user's that were accepted, as far as it isn't known what became of them: of one resource, or all.
+    pub(super) fn list_accepted(
+        &self,
+        user: &UserId,
+        key: Option<&ResourceKey>,
+    ) -> HashSet<OperationId> {
+        let Some(shelf) = self.shelves.get(user) else {
+            return HashSet::new();
+        };
+        let records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids = |known: &Remembered| -> Vec<OperationId> {
+            known.accepted.iter().map(|change| change.id).collect()
+        };
+        match key {
+            Some(key) => records.get(key).into_iter().flat_map(ids).collect(),
+            None => records.values().flat_map(ids).collect(),
+        }
+    }
+
+    /// The same of every user, with the changes themselves.
+    pub(super) fn list_all_accepted(&self) -> Vec<(UserId, ResourceKey, AcceptedChange)> {
+        let mut all = Vec::new();
+        for (user, shelf) in &self.shelves {
+            let records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, known) in records.iter() {
+                let changes = known.accepted.iter().cloned();
+                all.extend(changes.map(|change| ((*user).clone(), key.clone(), change)));
+            }
+        }
+        all
+    }
+
+    /// Forgets accepted changes of a resource that PostgreSQL's answer holds, or that have come to nothing.
+    pub(super) fn drop_accepted(
+        &self,
+        user: &UserId,
+        key: &ResourceKey,
+        ended: &HashSet<OperationId>,
+    ) {
+        if let Some(shelf) = self.shelves.get(user) {
+            let mut records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = records.get_mut(key) {
+                known.drop_accepted(ended);
+            }
         }
     }
 
@@ -221,7 +280,7 @@ mod tests {
         cache.note_accepted(&user, key.clone(), changes);
         assert_eq!(known(&cache, &user, &key), Some(titled("accepted", 3)));
 
-        let fates = HashMap::from([(refused, Fate::Refused)]);
+        let fates = HashMap::from([(refused, Fate::Void)]);
         cache.settle(&user, &key, &fates);
         assert_eq!(known(&cache, &user, &key), Some(titled("accepted", 2)));
 

@@ -13,17 +13,17 @@ use super::core::Repository;
 /// How often the counters are read: bounds how late a long poll learns of its operation's end.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How many readings lie between two updates of the gauges.
-const READINGS_PER_GAUGE: u32 = 10;
+/// How many readings lie between two updates of the gauges, and two searches for what has died.
+const READINGS_PER_LOOK: u32 = 10;
 
 impl Repository {
-    /// Follows the file until the process ends: wakes long polls, takes over other processes' revocations, and
-    /// keeps the gauges.
+    /// Follows the file until the process ends: wakes long polls, takes over other processes' revocations, forgets
+    /// what was remembered of writes that have died, and keeps the gauges.
     pub(super) async fn follow_buffer(self) {
         let mut ticks = interval(FOLLOW_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Counters::default();
-        let mut readings = 0;
+        let (mut readings, mut some_died) = (0, false);
         loop {
             ticks.tick().await;
             let Ok(now) = self.0.read(Reader::counters).await else {
@@ -32,12 +32,16 @@ impl Repository {
             if ended(&now) != ended(&last) {
                 self.0.ended.send_modify(|changes| *changes += 1);
             }
+            some_died |= now.dead != last.dead;
             if now.revocation_changes != last.revocation_changes {
                 self.reload_revocations().await;
             }
             last = now;
-            if readings % READINGS_PER_GAUGE == 0 {
+            if readings % READINGS_PER_LOOK == 0 {
                 self.set_gauges().await;
+                if std::mem::take(&mut some_died) {
+                    self.forget_dead().await;
+                }
             }
             readings = readings.wrapping_add(1);
         }

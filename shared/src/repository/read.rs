@@ -1,5 +1,7 @@
 //! Reading: the pending view first, then the store, merged by stamps; without the store, the view over the cache.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::buffer::PendingView;
 use crate::domain::{
     Body, Claims, Kind, Operation, OperationId, Priority, ProfileState, ResourceKey, Stamp, State,
@@ -27,6 +29,7 @@ impl Repository {
         id: TaskId,
     ) -> Result<Option<Found<TaskState>>, ReadError> {
         let key = ResourceKey::Task(id);
+        let accepted = self.accepted(user, Some(&key));
         let mut view = self.pending(user, &key).await?;
         if self.is_embedded() {
             return Ok(view.and_then(|view| task(view.state)).map(synced));
@@ -39,7 +42,7 @@ impl Repository {
                         view = self.pending(user, &key).await?;
                     }
                     return Ok(self
-                        .over_store(user, key, row.map(|row| row.state), view)
+                        .over_store(user, key, row.map(|row| row.state), (view, accepted))
                         .and_then(found_task));
                 }
                 Err(error) => note_failure(lane, &error),
@@ -58,6 +61,7 @@ impl Repository {
         claims: &Claims,
     ) -> Result<Found<ProfileState>, ReadError> {
         let key = ResourceKey::Profile(user.clone());
+        let accepted = self.accepted(user, Some(&key));
         let view = self.pending(user, &key).await?;
         if self.is_embedded() {
             return self.embedded_profile(user, claims, view).await;
@@ -65,7 +69,8 @@ impl Repository {
         if let Some(lane) = self.0.postgres_up() {
             match self.stored_profile(lane, user, claims).await {
                 Ok(profile) => {
-                    let found = self.over_store(user, key, Some(State::Profile(profile)), view);
+                    let stored = Some(State::Profile(profile));
+                    let found = self.over_store(user, key, stored, (view, accepted));
                     return found.and_then(found_profile).ok_or(ReadError::Unavailable);
                 }
                 Err(error) => note_failure(lane, &error),
@@ -83,25 +88,44 @@ impl Repository {
         user: &UserId,
         query: &TaskQuery,
     ) -> Result<TaskPage, ReadError> {
+        let accepted = self.accepted(user, None);
         let views = self.pending_tasks(user).await?;
         if self.is_embedded() {
-            let items = views
-                .into_iter()
-                .filter_map(|(id, view)| Some((id, synced(task(view.state)?))))
-                .collect();
-            return Ok(page(query, items, true));
+            let tasks = views.into_iter().filter_map(|(key, view)| {
+                let id = id_of(&key)?;
+                Some((id, synced(task(view.state)?)))
+            });
+            return Ok(page(query, tasks.collect(), true));
         }
         if let Some(lane) = self.0.postgres_up() {
-            match self.list_over_store(lane, user, query, &views).await {
-                Ok(items) => return Ok(page(query, items, true)),
+            match self
+                .list_over_store(lane, (user, query), &views, &accepted)
+                .await
+            {
+                Ok(items) => return Ok(self.shown_page(user, query, items, (&views, true))),
                 Err(error) => note_failure(lane, &error),
             }
         }
-        Ok(page(
-            query,
-            self.list_without_store(user, views).await,
-            false,
-        ))
+        let items = self.list_without_store(user, &views).await;
+        Ok(self.shown_page(user, query, items, (&views, false)))
+    }
+
+    /// A page, of which what is pending is remembered.
+    fn shown_page(
+        &self,
+        user: &UserId,
+        query: &TaskQuery,
+        items: Vec<(TaskId, Found<TaskState>)>,
+        (views, complete): (&HashMap<ResourceKey, PendingView>, bool),
+    ) -> TaskPage {
+        let page = page(query, items, complete);
+        for (id, _) in &page.items {
+            let key = ResourceKey::Task(*id);
+            if let Some(view) = views.get(&key) {
+                self.note_view(user, key, view);
+            }
+        }
+        page
     }
 
     async fn pending(
@@ -120,17 +144,18 @@ impl Repository {
         }
     }
 
-    async fn pending_tasks(&self, user: &UserId) -> Result<Vec<(TaskId, PendingView)>, ReadError> {
+    async fn pending_tasks(
+        &self,
+        user: &UserId,
+    ) -> Result<HashMap<ResourceKey, PendingView>, ReadError> {
         let owner = user.clone();
-        let views = match self.0.read(move |reader| reader.list_pending(&owner)).await {
-            Ok(views) => views,
-            Err(error) => return self.without_buffer(&error).map(|()| Vec::new()),
-        };
-        let tasks = views.into_iter().filter_map(|(key, view)| match key {
-            ResourceKey::Task(id) => Some((id, view)),
-            ResourceKey::Profile(_) | ResourceKey::Session(_) => None,
-        });
-        Ok(tasks.collect())
+        match self.0.read(move |reader| reader.list_pending(&owner)).await {
+            Ok(views) => Ok(views
+                .into_iter()
+                .filter(|(key, _)| id_of(key).is_some())
+                .collect()),
+            Err(error) => self.without_buffer(&error).map(|()| HashMap::new()),
+        }
     }
 
     /// A buffer that can't be read counts as empty while PostgreSQL serves; without both nothing is known.
@@ -179,40 +204,41 @@ impl Repository {
     async fn list_over_store(
         &self,
         lane: &Lane<Postgres>,
-        user: &UserId,
-        query: &TaskQuery,
-        views: &[(TaskId, PendingView)],
+        (user, query): (&UserId, &TaskQuery),
+        views: &HashMap<ResourceKey, PendingView>,
+        accepted: &HashSet<OperationId>,
     ) -> Result<Vec<(TaskId, Found<TaskState>)>, StoreError> {
-        let ids: Vec<TaskId> = views.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<TaskId> = views.keys().filter_map(id_of).collect();
         let one_more = TaskQuery {
             limit: query.limit + 1,
             ..query.clone()
         };
         let mut items = Vec::new();
         for (id, state) in lane.store.list_tasks(user, &one_more, &ids).await? {
-            self.note_stored(user, ResourceKey::Task(id), &State::Task(state.clone()));
+            let key = ResourceKey::Task(id);
+            self.drop_ended(user, &key, None, accepted);
+            self.note_stored(user, key, &State::Task(state.clone()));
             items.push((id, synced(state)));
         }
-        let mut stored = std::collections::HashMap::new();
+        let mut stored = HashMap::new();
         for some in ids.chunks(IDS_PER_STATEMENT) {
             stored.extend(lane.store.find_tasks(user, some).await?);
         }
-        for (id, view) in views {
-            let row = stored.remove(id).map(State::Task);
+        for (key, view) in views {
+            let Some(id) = id_of(key) else { continue };
+            let row = stored.remove(&id).map(State::Task);
             if let Some(row) = &row {
-                self.note_stored(user, ResourceKey::Task(*id), row);
+                self.drop_ended(user, key, Some(view), accepted);
+                self.note_stored(user, key.clone(), row);
             }
-            self.note_view(user, ResourceKey::Task(*id), view);
             let state = merged([row, Some(view.state.clone())]);
             items.extend(state.and_then(task).map(|value| {
-                (
-                    *id,
-                    Found {
-                        value,
-                        sync_state: SyncState::Pending,
-                        age: None,
-                    },
-                )
+                let found = Found {
+                    value,
+                    sync_state: SyncState::Pending,
+                    age: None,
+                };
+                (id, found)
             }));
         }
         Ok(items)
@@ -262,6 +288,13 @@ fn page(query: &TaskQuery, items: Vec<(TaskId, Found<TaskState>)>, complete: boo
 fn note_failure(lane: &Lane<Postgres>, error: &StoreError) {
     lane.health.report_failure(error);
     tracing::debug!(%error, "reading from postgres failed; answering from what the node knows");
+}
+
+fn id_of(key: &ResourceKey) -> Option<TaskId> {
+    match key {
+        ResourceKey::Task(id) => Some(*id),
+        ResourceKey::Profile(_) | ResourceKey::Session(_) => None,
+    }
 }
 
 fn synced<T>(value: T) -> Found<T> {

@@ -1,30 +1,32 @@
 //! What the node knows by itself: what is pending, over what this process remembers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::buffer::{AcceptedChange, PendingView};
-use crate::domain::{ResourceKey, State, TaskId, TaskState, UserId};
+use crate::buffer::{AcceptedChange, Fate, PendingView};
+use crate::domain::{OperationId, ResourceKey, State, TaskId, TaskState, UserId};
 
 use super::answer::{Found, ReadError, SyncState};
-use super::cache::Remembered;
+use super::cache::{ACCEPTED_MAX, Remembered};
 use super::core::Repository;
 use super::read::found_task;
 use super::write::merged;
 
 impl Repository {
-    /// What the store said, merged with what is pending; remembered for an outage.
+    /// What the store said, merged with what is pending; remembered for an outage. `accepted` is what
+    /// [`Repository::accepted`] gave before the view was read.
     pub(super) fn over_store(
         &self,
         user: &UserId,
         key: ResourceKey,
         stored: Option<State>,
-        view: Option<PendingView>,
+        (view, accepted): (Option<PendingView>, HashSet<OperationId>),
     ) -> Option<Found<State>> {
         let sync_state = if view.is_some() {
             SyncState::Pending
         } else {
             SyncState::Synced
         };
+        self.drop_ended(user, &key, view.as_ref(), &accepted);
         if let Some(stored) = &stored {
             self.note_stored(user, key.clone(), stored);
         }
@@ -37,6 +39,35 @@ impl Repository {
             sync_state,
             age: None,
         })
+    }
+
+    /// The changes of this user's, of one resource or all, that are remembered as accepted: to be asked for before what
+    /// is pending is read.
+    pub(super) fn accepted(
+        &self,
+        user: &UserId,
+        key: Option<&ResourceKey>,
+    ) -> HashSet<OperationId> {
+        self.0.cache.list_accepted(user, key)
+    }
+
+    /// Of what had been accepted, whatever wasn't pending any more is in what PostgreSQL has answered since, or has come
+    /// to nothing.
+    pub(super) fn drop_ended(
+        &self,
+        user: &UserId,
+        key: &ResourceKey,
+        view: Option<&PendingView>,
+        accepted: &HashSet<OperationId>,
+    ) {
+        if accepted.is_empty() {
+            return;
+        }
+        let mut ended = accepted.clone();
+        for item in view.iter().flat_map(|view| &view.operations) {
+            ended.remove(&item.operation.id);
+        }
+        self.0.cache.drop_accepted(user, key, &ended);
     }
 
     /// Whoever is shown this must not be shown an older state later, nor write with an older stamp.
@@ -54,7 +85,8 @@ impl Repository {
         for base in view.operations.iter().filter_map(|item| item.base.as_ref()) {
             self.0.cache.note_stored(user, key.clone(), base);
         }
-        let changes = view.operations.iter().filter_map(AcceptedChange::of);
+        let last = view.operations.iter().rev().take(ACCEPTED_MAX);
+        let changes = last.rev().filter_map(AcceptedChange::of);
         self.0.cache.note_accepted(user, key, changes);
     }
 
@@ -76,30 +108,23 @@ impl Repository {
     pub(super) async fn list_without_store(
         &self,
         user: &UserId,
-        views: Vec<(TaskId, PendingView)>,
+        views: &HashMap<ResourceKey, PendingView>,
     ) -> Vec<(TaskId, Found<TaskState>)> {
-        for (id, view) in &views {
-            self.note_view(user, ResourceKey::Task(*id), view);
-        }
-        let mut views: HashMap<ResourceKey, PendingView> = views
-            .into_iter()
-            .map(|(id, view)| (ResourceKey::Task(id), view))
-            .collect();
         let mut remembered = self.0.cache.list(user);
         for (key, remembered) in &mut remembered {
             leave_out(remembered, views.get(key));
         }
-        let mut remembered = self.settled(user, remembered).await;
-        // Of very many, the cache may not have kept all.
-        let mut known_tasks = Vec::new();
-        for (key, remembered) in remembered.drain(..) {
-            let view = views.remove(&key);
-            known_tasks.extend(task_of(key, known(Some(remembered), view)));
-        }
+        let remembered = self.settled(user, remembered).await;
+        let mut remembered: HashMap<ResourceKey, Remembered> = remembered.into_iter().collect();
+        let mut tasks = Vec::new();
         for (key, view) in views {
-            known_tasks.extend(task_of(key, known(None, Some(view))));
+            let known = known(remembered.remove(key), Some(view.clone()));
+            tasks.extend(task_of(key, known));
         }
-        known_tasks
+        for (key, remembered) in remembered {
+            tasks.extend(task_of(&key, known(Some(remembered), None)));
+        }
+        tasks
     }
 
     /// What this process remembers of a resource besides what is pending of it.
@@ -113,6 +138,28 @@ impl Repository {
         leave_out(&mut remembered, view);
         let settled = self.settled(user, vec![(key.clone(), remembered)]).await;
         settled.into_iter().next().map(|(_, remembered)| remembered)
+    }
+
+    /// Forgets the accepted changes that have died: while the file still holds their letters.
+    pub(super) async fn forget_dead(&self) {
+        let accepted = self.0.cache.list_all_accepted();
+        let changes: Vec<AcceptedChange> = accepted
+            .iter()
+            .map(|(_, _, change)| change.clone())
+            .collect();
+        let fates = match self.0.read(move |reader| reader.fates(&changes)).await {
+            Ok(fates) => fates,
+            Err(error) => {
+                tracing::warn!(%error, "can't ask the buffer which writes have died");
+                return;
+            }
+        };
+        for (user, key, change) in accepted {
+            if fates.get(&change.id) == Some(&Fate::Void) {
+                let ended = HashSet::from([change.id]);
+                self.0.cache.drop_accepted(&user, &key, &ended);
+            }
+        }
     }
 
     /// Asks the buffer what has become of the changes it once accepted.
@@ -146,11 +193,14 @@ impl Repository {
 /// Leaves out what the view holds, which is nearer to the truth.
 fn leave_out(remembered: &mut Remembered, view: Option<&PendingView>) {
     let Some(view) = view else { return };
-    let is_in_view = |change: &AcceptedChange| {
-        let mut operations = view.operations.iter();
-        operations.any(|item| item.operation.id == change.id)
-    };
-    remembered.accepted.retain(|change| !is_in_view(change));
+    if remembered.accepted.is_empty() {
+        return;
+    }
+    let in_view = view.operations.iter().map(|item| item.operation.id);
+    let in_view: HashSet<OperationId> = in_view.collect();
+    remembered
+        .accepted
+        .retain(|change| !in_view.contains(&change.id));
 }
 
 fn known(remembered: Option<Remembered>, view: Option<PendingView>) -> Option<Found<State>> {
@@ -169,11 +219,11 @@ fn known(remembered: Option<Remembered>, view: Option<PendingView>) -> Option<Fo
     })
 }
 
-fn task_of(key: ResourceKey, found: Option<Found<State>>) -> Option<(TaskId, Found<TaskState>)> {
+fn task_of(key: &ResourceKey, found: Option<Found<State>>) -> Option<(TaskId, Found<TaskState>)> {
     let ResourceKey::Task(id) = key else {
         return None;
     };
-    Some((id, found_task(found?)?))
+    Some((*id, found_task(found?)?))
 }
 
 /// Whether all of a resource is known: its fields, or that it was deleted.

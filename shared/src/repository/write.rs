@@ -130,7 +130,7 @@ impl Repository {
                 state: shown(folded.state),
                 created: folded.created,
                 operation: OperationRecord {
-                    state: state_of(&outcome),
+                    state: OperationState::from(&outcome),
                     ..record
                 },
                 replayed: false,
@@ -294,7 +294,7 @@ fn after_failure(
 
 fn written_direct(operation: &Operation, outcome: &Outcome, applied: Applied) -> Written {
     let record = OperationRecord {
-        state: state_of(outcome),
+        state: OperationState::from(outcome),
         ..OperationRecord::pending(operation)
     };
     let replayed = applied.replayed.is_some();
@@ -304,14 +304,6 @@ fn written_direct(operation: &Operation, outcome: &Outcome, applied: Applied) ->
         created: applied.created || (replayed && operation.kind == Kind::Create),
         operation: applied.replayed.unwrap_or(record),
         replayed,
-    }
-}
-
-fn state_of(outcome: &Outcome) -> OperationState {
-    match outcome {
-        Outcome::Applied => OperationState::Applied,
-        Outcome::Superseded => OperationState::Superseded,
-        Outcome::Rejected(_) => OperationState::Dead,
     }
 }
 

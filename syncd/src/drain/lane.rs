@@ -445,6 +445,7 @@ impl<S: Sink> Drain<S> {
         let verdict = match outcome {
             Outcome::Applied => Verdict::Applied,
             Outcome::Superseded => Verdict::Superseded,
+            Outcome::Repeated => Verdict::Repeated,
             // Its create may still be on its way from another node.
             Outcome::Rejected(Rejection::NotFound) => {
                 self.try_again(&queued, Rejection::NotFound.as_str())

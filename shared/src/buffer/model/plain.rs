@@ -116,7 +116,7 @@ impl Plain {
         }
         let item = self.waiting.remove(at);
         match verdict {
-            Verdict::Applied => {
+            Verdict::Applied | Verdict::Repeated => {
                 self.applied += 1;
                 self.finished.insert(id, OperationState::Applied);
             }

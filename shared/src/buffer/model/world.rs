@@ -513,8 +513,9 @@ fn next_batch(syncd: &Buffer, lane: Lane, limit: usize) -> Result<Batch, BufferE
 }
 
 fn settlements(items: Vec<Queued>, verdicts: &[u8]) -> Vec<Settlement> {
-    let verdict = |number: u8| match number % 4 {
+    let verdict = |number: u8| match number % 5 {
         0 => Verdict::Applied,
+        4 => Verdict::Repeated,
         1 => Verdict::Superseded,
         2 => Verdict::Dead {
             reason: "23514".to_owned(),

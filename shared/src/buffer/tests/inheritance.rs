@@ -1,7 +1,7 @@
 //! What was known of a resource stays known while anything of it waits, whatever has left before.
 
 use super::*;
-use crate::domain::Register;
+use crate::domain::{Idempotency, IdempotencyKey, Register};
 
 /// Settles the first items of the queue.
 async fn settle_first(buffer: &Buffer, count: usize, verdict: Verdict) -> Result<(), BufferError> {
@@ -49,8 +49,10 @@ async fn an_item_left_alone_shows_what_those_before_it_knew() -> Outcome {
     buffer.close();
     let reopened = Buffer::open(&config(directory.path(), 100))?;
     assert_eq!(view(&reopened, id).await?, seen("last", true));
+    append(&reopened, create("ann", TaskId::generate(), "yet another")).await?;
     settle_first(&reopened, 2, Verdict::Applied).await?;
     assert_eq!(view(&reopened, id).await?, None);
+    assert_eq!(reopened.read(Reader::inheritances).await?, 0);
     Ok(())
 }
 
@@ -79,5 +81,62 @@ async fn a_refused_item_hands_on_what_it_was_given_and_nothing_of_its_own() -> O
     let reason = "of somebody else".to_owned();
     settle_first(&buffer, 1, Verdict::Dead { reason }).await?;
     assert_eq!(view(&buffer, id).await?, seen("made", true));
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_inherits_from_another_user() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let id = TaskId::generate();
+    append(&buffer, create("bob", id, "bob's own")).await?;
+    append(&buffer, operation("ann", id, Kind::Update, tagged())).await?;
+    settle_first(&buffer, 1, Verdict::Applied).await?;
+    let key = ResourceKey::Task(id);
+    let seen = buffer
+        .read(move |reader| reader.find_pending(&user("ann"), &key))
+        .await?;
+    let title = seen.and_then(|view| title_of(&view.state));
+    assert_eq!(title, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_heir_that_was_set_aside_is_passed_over() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let id = TaskId::generate();
+    append(&buffer, create("ann", id, "made")).await?;
+    append(&buffer, operation("ann", id, Kind::Update, tagged())).await?;
+    append(&buffer, operation("ann", id, Kind::Update, tagged())).await?;
+    let read = batch(&buffer, 3, Skip::default(), any_time()).await?;
+    buffer.set_aside(vec![read.items[1].place]).await?;
+    settle_first(&buffer, 1, Verdict::Applied).await?;
+    assert_eq!(view(&buffer, id).await?, seen("made", true));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_repeat_hands_on_nothing_of_its_own_and_its_fate_is_void() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let id = TaskId::generate();
+    append(&buffer, create("ann", id, "made")).await?;
+    let keyed = Operation {
+        idempotency: Some(Idempotency {
+            key: IdempotencyKey::parse("once").expect("a valid key"),
+            fingerprint: [0; 32],
+        }),
+        ..retitle("ann", id, "once more")
+    };
+    let repeat = buffer.append(keyed, None, Slot::Ordinary).await?;
+    append(&buffer, operation("ann", id, Kind::Update, tagged())).await?;
+    settle_first(&buffer, 1, Verdict::Applied).await?;
+    settle_first(&buffer, 1, Verdict::Repeated).await?;
+    assert_eq!(view(&buffer, id).await?, seen("made", true));
+    let changes: Vec<AcceptedChange> = AcceptedChange::of(&repeat).into_iter().collect();
+    let fates = buffer.read(move |reader| reader.fates(&changes)).await?;
+    assert_eq!(fates.get(&repeat.operation.id), Some(&Fate::Void));
+    conserved(&buffer).await?;
     Ok(())
 }

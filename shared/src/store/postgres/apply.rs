@@ -65,7 +65,10 @@ pub(super) async fn apply_batch(
     operations: &[&Operation],
 ) -> Result<Vec<Outcome>, StoreError> {
     refuse_sessions(operations)?;
-    transact(connection, operations, |settled, _| settled.outcome).await
+    transact(connection, operations, |settled, _| {
+        settled.outcome_of_its_own()
+    })
+    .await
 }
 
 fn refuse_sessions(operations: &[&Operation]) -> Result<(), StoreError> {
@@ -84,6 +87,21 @@ struct Settled<'o> {
     operation: &'o Operation,
     outcome: Outcome,
     replayed: Option<OperationRecord>,
+}
+
+impl Settled<'_> {
+    /// What it did itself, where that isn't what was answered for the first of its key.
+    fn outcome_of_its_own(&self) -> Outcome {
+        let is_other = |first: &OperationRecord| first.id != self.operation.id;
+        match self.outcome {
+            Outcome::Applied | Outcome::Superseded
+                if self.replayed.as_ref().is_some_and(is_other) =>
+            {
+                Outcome::Repeated
+            }
+            outcome => outcome,
+        }
+    }
 }
 
 /// The long way, until no other transaction is faster. `answer` makes what is returned for each operation.
@@ -280,6 +298,7 @@ fn is_final(operation: &Operation, outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Applied => true,
         Outcome::Superseded => operation.buffered,
+        Outcome::Repeated => false,
         Outcome::Rejected(rejection) => *rejection != Rejection::NotFound,
     }
 }

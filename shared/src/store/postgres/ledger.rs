@@ -208,7 +208,7 @@ impl<'a> LedgerColumns<'a> {
     pub(super) fn of(operation: &'a Operation, outcome: &Outcome) -> Self {
         let reason = match outcome {
             Outcome::Rejected(rejection) => Some(rejection.as_str()),
-            Outcome::Applied | Outcome::Superseded => None,
+            Outcome::Applied | Outcome::Superseded | Outcome::Repeated => None,
         };
         let own_key = *outcome != Outcome::Rejected(Rejection::KeyReused);
         let idempotency = operation.idempotency.as_ref().filter(|_| own_key);
@@ -220,20 +220,12 @@ impl<'a> LedgerColumns<'a> {
             entity: operation.entity().as_str(),
             entity_id: operation.resource().to_string(),
             operation: operation.kind.as_str(),
-            state: state_of(outcome).as_str(),
+            state: OperationState::from(outcome).as_str(),
             reason,
             priority: operation.priority.number().into(),
             stamp: operation.stamp.as_i64(),
             accepted_at: stored_time(operation.accepted_at),
         }
-    }
-}
-
-fn state_of(outcome: &Outcome) -> OperationState {
-    match outcome {
-        Outcome::Applied => OperationState::Applied,
-        Outcome::Superseded => OperationState::Superseded,
-        Outcome::Rejected(_) => OperationState::Dead,
     }
 }
 
