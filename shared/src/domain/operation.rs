@@ -208,6 +208,30 @@ impl Operation {
         }
     }
 
+    /// Whether it takes effect on a row as it is now. A buffered operation does if it sets anything: what newer writes
+    /// have set stays theirs. A direct one is newer than all there is, whatever its stamp says: it has to prevail in each
+    /// field, and is stamped anew until it does.
+    pub fn prevails(&self, current: &State) -> bool {
+        let is_overtaken = match (&self.body, current) {
+            (Body::Task { change, .. }, State::Task(task)) => change.is_overtaken_by(task),
+            (Body::Profile { change, .. }, State::Profile(profile)) => {
+                change.is_overtaken_by(profile)
+            }
+            _ => false,
+        };
+        self.advances(current) && (self.buffered || !is_overtaken)
+    }
+
+    /// Whether a row is changed by it that it met with this outcome. One that comes too late to set a field may still be
+    /// the earliest to have made the row; but a condition is judged again when it is stamped anew, on the same row.
+    pub fn changes_row(&self, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Applied => true,
+            Outcome::Superseded => self.buffered || self.precondition.is_none(),
+            Outcome::Repeated | Outcome::Rejected(_) => false,
+        }
+    }
+
     /// The row it makes where there is none; `None` when it needs one to be there.
     pub fn initial(&self) -> Option<State> {
         match &self.body {
@@ -316,9 +340,9 @@ impl State {
 /// What became of an operation where it was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// At least one of its fields is, or was, the newest.
+    /// At least one of its fields is, or was, the newest; of a direct write, all are.
     Applied,
-    /// Newer writes had set everything it sets.
+    /// Newer writes had set everything it sets; of a direct write, something.
     Superseded,
     /// A request that had taken effect before, under the same idempotency key, as another operation: nothing was done.
     Repeated,
@@ -381,7 +405,7 @@ pub fn judge(operation: &Operation, current: Option<&Row>) -> Outcome {
     if !holds(operation.precondition.as_ref(), &row.state) {
         return Outcome::Rejected(Rejection::PreconditionFailed);
     }
-    if operation.deletes().is_some() || operation.advances(&row.state) {
+    if operation.deletes().is_some() || operation.prevails(&row.state) {
         Outcome::Applied
     } else {
         Outcome::Superseded

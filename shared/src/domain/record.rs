@@ -126,6 +126,13 @@ macro_rules! record {
                     .any(|(mine, theirs)| mine.is_set() && mine >= theirs)
             }
 
+            /// Whether a newer write than this change has set one of the fields it sets.
+            pub fn is_overtaken_by(&self, current: &Self) -> bool {
+                self.field_stamps()
+                    .zip(current.field_stamps())
+                    .any(|(mine, theirs)| mine.is_set() && mine < theirs)
+            }
+
             /// Gives every write in this change the same stamp: for an operation that is stamped (anew).
             pub fn restamp(&mut self, stamp: $crate::domain::Stamp) {
                 for end in [&mut self.created, &mut self.deleted].into_iter().flatten() {

@@ -60,7 +60,7 @@ async fn an_older_write_keeps_out_of_newer_fields_only() -> Result<()> {
     apply_one(&fixture.store, &retitle(&user, id, 30, "newest")).await?;
     let mut both = whole(20);
     both.created = None;
-    let applied = apply_one(&fixture.store, &change(&user, id, 20, both)).await?;
+    let applied = apply_one(&fixture.store, &buffered(change(&user, id, 20, both))).await?;
     assert_eq!(applied.outcome, Outcome::Applied);
     let merged = task(applied.state);
     assert_eq!(
@@ -525,5 +525,51 @@ async fn records_are_listed_newest_first_and_removed_oldest_first() -> Result<()
         list(None, None, 9).await?,
         [refused.id, ids[4], ids[3], ids[2]]
     );
+    Ok(())
+}
+
+/// Another node's clock may be ahead: a direct write is newer than what it meets all the same, in each of its fields.
+#[tokio::test]
+async fn a_direct_write_that_is_overtaken_in_one_field_is_to_be_stamped_anew() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    for is_keyed in [false, true] {
+        let (user, id) = (some_user(), TaskId::generate());
+        apply_one(&fixture.store, &create(&user, id, 1)).await?;
+        apply_one(&fixture.store, &retitle(&user, id, 9, "of a faster clock")).await?;
+        let mut whole = create(&user, id, 5);
+        if is_keyed {
+            whole = keyed(whole, "once", 1);
+        }
+        let met = apply_one(&fixture.store, &whole).await?;
+        assert_eq!(met.outcome, Outcome::Superseded);
+        whole.restamp(stamp(10));
+        let applied = apply_one(&fixture.store, &whole).await?;
+        assert_eq!(applied.outcome, Outcome::Applied);
+        assert!(applied.replayed.is_none(), "nothing was recorded before");
+        let state = applied.state.expect("a task");
+        assert_eq!(row(&fixture.store, id).await?.state, state);
+        assert!(whole.prevails(&state));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_conditional_write_that_is_overtaken_changes_nothing_until_it_is_stamped_anew()
+-> Result<()> {
+    let fixture = Fixture::start().await?;
+    let (user, id) = (some_user(), TaskId::generate());
+    apply_one(&fixture.store, &create(&user, id, 1)).await?;
+    apply_one(&fixture.store, &retitle(&user, id, 9, "of a faster clock")).await?;
+    let before = row(&fixture.store, id).await?;
+    let mut whole = conditional(
+        create(&user, id, 5),
+        Precondition::Match(vec![before.state.etag()]),
+    );
+    let met = apply_one(&fixture.store, &whole).await?;
+    assert_eq!(met.outcome, Outcome::Superseded);
+    assert_eq!(row(&fixture.store, id).await?, before);
+    whole.restamp(stamp(10));
+    let applied = apply_one(&fixture.store, &whole).await?;
+    assert_eq!(applied.outcome, Outcome::Applied);
     Ok(())
 }

@@ -171,7 +171,7 @@ impl Model {
         let current = self.rows.get(&key);
         let outcome = judge(operation, current);
         let ended = current.is_some_and(|row| row.state.deleted().is_some());
-        if !ended && !matches!(outcome, Outcome::Rejected(_)) {
+        if !ended && operation.changes_row(&outcome) {
             let mut state = operation
                 .applied_to(current.map(|row| &row.state))
                 .expect("judged to be there");

@@ -155,12 +155,7 @@ async fn merge_alone(
 
 /// After a merge a field has the operation's stamp exactly where the operation was the newest.
 fn answer_merged(operation: &Operation, row: Row) -> Applied {
-    let advanced = match (&operation.body, &row.state) {
-        (Body::Task { change, .. }, State::Task(task)) => change.advances(task),
-        (Body::Profile { change, .. }, State::Profile(profile)) => change.advances(profile),
-        _ => false,
-    };
-    let applied = advanced || row.state.deleted().is_some();
+    let applied = operation.prevails(&row.state) || row.state.deleted().is_some();
     let outcome = if applied {
         Outcome::Applied
     } else {

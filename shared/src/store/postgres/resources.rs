@@ -68,14 +68,13 @@ impl Resources {
         );
     }
 
-    /// Judges an operation, and merges it unless it is refused: also one that comes too late to set a field may
-    /// still be the earliest to have made the row. A tombstone never changes.
+    /// Judges an operation, and merges it where its outcome changes the row. A tombstone never changes.
     pub(super) fn settle(&mut self, operation: &Operation) -> Outcome {
         let resource = self.by_key.entry(operation.resource()).or_default();
         let current = resource.row.as_ref();
         let outcome = judge(operation, current);
         let is_tombstone = current.is_some_and(|row| row.state.deleted().is_some());
-        if is_tombstone || matches!(outcome, Outcome::Rejected(_)) {
+        if is_tombstone || !operation.changes_row(&outcome) {
             return outcome;
         }
         let current = current.map(|row| &row.state);
