@@ -16,11 +16,12 @@ use super::binding::{adopt, bound};
 use super::error::BufferError;
 use super::index::PendingIndex;
 use super::inheritance;
-use super::queue::{Queued, Slot, bury, finish, insert, open, present};
+use super::queue::{Queued, Slot, insert, open, present};
 use super::reader::Reader;
 use super::schema::{
     Counters, DEAD, DamagedItem, DeadLetter, EPOCHS, Item, SET_ASIDE, encode, operation_key,
 };
+use super::settlement::{bury, finish};
 use super::shared::{Buffer, record_session, remember};
 use super::wreck::{Head, Piece, Reading, Wreck};
 use super::writer::Transaction;

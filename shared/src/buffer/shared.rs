@@ -19,11 +19,12 @@ use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
 use super::lock::{Turn, Turnstile};
-use super::queue::{self, Folded, SettleReport, Settlement, Slot, room};
+use super::queue::{self, Folded, Slot, room};
 use super::reader::Reader;
 use super::registration::{Registration, register};
 use super::retention::{self, RetentionReport};
 use super::schema::{DeadLetter, Item, Place, REVOCATIONS, SESSIONS, SET_ASIDE, encode};
+use super::settlement::{self, SettleReport, Settlement};
 use super::writer::{Transaction, Writer};
 
 /// How long a request waits for the writer before it is refused. Only a process stopped inside a transaction, or a disk
@@ -248,7 +249,7 @@ impl Buffer {
             return Ok(SettleReport::default());
         }
         let now = self.0.clock.now();
-        self.submit(move |transaction| queue::settle(transaction, settlements, now))
+        self.submit(move |transaction| settlement::settle(transaction, settlements, now))
             .await
     }
 
@@ -257,7 +258,7 @@ impl Buffer {
     /// # Errors
     /// When the file can't be written.
     pub async fn set_aside(&self, places: Vec<Place>) -> Result<u64, BufferError> {
-        self.submit(move |transaction| queue::set_aside(transaction, &places))
+        self.submit(move |transaction| settlement::set_aside(transaction, &places))
             .await
     }
 
