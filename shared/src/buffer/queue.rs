@@ -6,7 +6,7 @@ use redb::{ReadableTable, Table};
 
 use crate::clock::Clock;
 use crate::domain::{
-    Body, Kind, Operation, Outcome, Priority, ResourceKey, Row, Stamp, State, judge,
+    Body, Kind, Operation, Outcome, Priority, ResourceKey, Row, Stamp, State, UserId, judge,
 };
 use crate::seeded::Bug;
 
@@ -72,17 +72,18 @@ pub(super) fn append(
     }
     item.operation.buffered = true;
     let key = item.operation.resource();
-    let last = last_present(transaction, index, &key)?;
-    let least_urgent = last.as_ref().map(|queued| queued.place.priority());
+    let waiting = last_present(transaction, index, (&key, &item.operation.user_id))?;
+    let least_urgent = waiting.least_urgent;
     let least_urgent = least_urgent.filter(|_| !Bug::PriorityReorders.is_on());
     let priority = least_urgent.map_or(item.operation.priority, |least| {
         least.max(item.operation.priority)
     });
+    if waiting.own.as_ref().is_some_and(knows_the_rest) {
+        item.base = None;
+    }
     let place = insert(transaction, &item, priority)?;
-    // What one user's writes say is nothing for another's, who will be refused.
-    let is_same_user = |last: &Queued| last.item.operation.user_id == item.operation.user_id;
-    if let Some(last) = last.filter(is_same_user) {
-        inheritance::follow(transaction, last.place, place)?;
+    if let Some(before) = waiting.own {
+        inheritance::follow(transaction, before.place, place)?;
     }
     transaction.counters.accepted += 1;
     Ok(item)
@@ -161,22 +162,40 @@ fn catch_up(transaction: &Transaction<'_>, index: &mut PendingIndex) -> Result<(
     Ok(())
 }
 
-/// The item of a resource that was accepted last of those that wait. No other is less urgent, as none is placed before
-/// what waits already.
+/// What waits for a resource already.
+#[derive(Default)]
+struct Waiting {
+    /// The priority of what was accepted last: no other is less urgent, as none is placed before what waits already.
+    least_urgent: Option<Priority>,
+    /// The last item of the same user's. What others wrote is nothing for this user.
+    own: Option<Queued>,
+}
+
+/// Whether an item brings, or was given, all there is of its resource, to be handed on.
+fn knows_the_rest(queued: &Queued) -> bool {
+    let is_whole = |base: &State| base.is_complete() || base.deleted().is_some();
+    queued.item.base.as_ref().is_some_and(is_whole) || queued.item.operation.makes_row()
+}
+
 fn last_present(
     transaction: &Transaction<'_>,
     index: &Mutex<PendingIndex>,
-    key: &ResourceKey,
-) -> Result<Option<Queued>, BufferError> {
+    (key, user): (&ResourceKey, &UserId),
+) -> Result<Waiting, BufferError> {
     let mut places = places_of(transaction, index, key)?;
     places.sort_unstable_by_key(|place| std::cmp::Reverse(place.seq()));
+    let mut waiting = Waiting::default();
     for place in places {
-        let found = at(transaction, place, key)?;
-        if found.is_some() {
-            return Ok(found);
+        let Some(found) = at(transaction, place, key)? else {
+            continue;
+        };
+        waiting.least_urgent.get_or_insert(found.place.priority());
+        if found.item.operation.user_id == *user {
+            waiting.own = Some(found);
+            break;
         }
     }
-    Ok(None)
+    Ok(waiting)
 }
 
 fn places_of(

@@ -4,7 +4,7 @@
 //! The counters stay right: what is taken in counts as accepted, and as what it is. What could not be read is counted
 //! and told, never guessed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -311,7 +311,8 @@ fn queue_between(
     let mut priority = least_urgent.map_or(item.operation.priority, |least| {
         least.max(item.operation.priority)
     });
-    let mut last = insert(transaction, &item, priority)?;
+    let place = insert(transaction, &item, priority)?;
+    let mut last = HashMap::from([(item.operation.user_id, place)]);
     transaction.counters.accepted += 1;
     for mut queued in newer {
         let place = queued.place;
@@ -323,8 +324,10 @@ fn queue_between(
         transaction.counters.pending -= 1;
         priority = priority.max(place.priority());
         let moved = insert(transaction, &queued.item, priority)?;
-        inheritance::follow(transaction, last, moved)?;
-        last = moved;
+        let user = queued.item.operation.user_id.clone();
+        if let Some(before) = last.insert(user, moved) {
+            inheritance::follow(transaction, before, moved)?;
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::write::merged;
 /// Most resources remembered of one user; beyond it the one seen longest ago goes.
 const PER_USER_MAX: usize = 500;
 
-/// Most resources remembered in all: about 100 MB of tasks of a kilobyte.
+/// Most resources and accepted changes remembered in all: about 100 MB of tasks of a kilobyte.
 const TOTAL_MAX: u64 = 100_000;
 
 /// Most accepted changes remembered of one resource: of more, the file tells as long as they wait.
@@ -38,6 +38,11 @@ impl Remembered {
             accepted: Vec::new(),
             seen_at: Instant::now(),
         }
+    }
+
+    /// How many states it holds, of which one is the resource's own.
+    fn weight(&self) -> usize {
+        1 + self.accepted.len()
     }
 
     /// How long ago it was seen.
@@ -106,8 +111,9 @@ impl StateCache {
         let shelves = Cache::builder()
             .max_capacity(TOTAL_MAX)
             .weigher(|_, shelf: &Shelf| {
-                let length = shelf.lock().unwrap_or_else(PoisonError::into_inner).len();
-                u32::try_from(length.max(1)).unwrap_or(u32::MAX)
+                let records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+                let weight: usize = records.values().map(Remembered::weight).sum();
+                u32::try_from(weight.max(1)).unwrap_or(u32::MAX)
             })
             .build();
         StateCache { shelves }
@@ -136,12 +142,13 @@ impl StateCache {
         let shelf = self.shelves.get_with_by_ref(user, Shelf::default);
         let grown = {
             let mut records = shelf.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = records.len();
+            let before = records.get(&key).map(Remembered::weight);
             let known = records.entry(key).or_insert_with(Remembered::nothing);
             known.seen_at = Instant::now();
             work(known);
+            let after = known.weight();
             make_room(&mut records);
-            records.len() != before
+            before != Some(after)
         };
         if grown {
             self.shelves.insert(user.clone(), shelf);

@@ -39,8 +39,8 @@ impl Repository {
             last = now;
             if readings % READINGS_PER_LOOK == 0 {
                 self.set_gauges().await;
-                if std::mem::take(&mut some_died) {
-                    self.forget_dead().await;
+                if some_died {
+                    some_died = !self.forget_dead().await;
                 }
             }
             readings = readings.wrapping_add(1);

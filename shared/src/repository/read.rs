@@ -29,8 +29,7 @@ impl Repository {
         id: TaskId,
     ) -> Result<Option<Found<TaskState>>, ReadError> {
         let key = ResourceKey::Task(id);
-        let accepted = self.accepted(user, Some(&key));
-        let mut view = self.pending(user, &key).await?;
+        let (mut view, accepted) = self.pending(user, &key).await?;
         if self.is_embedded() {
             return Ok(view.and_then(|view| task(view.state)).map(synced));
         }
@@ -39,7 +38,7 @@ impl Repository {
                 Ok(Some(row)) if row.owner != *user => return Ok(None),
                 Ok(row) => {
                     if Bug::StoreBeforeView.is_on() {
-                        view = self.pending(user, &key).await?;
+                        view = self.pending(user, &key).await?.0;
                     }
                     return Ok(self
                         .over_store(user, key, row.map(|row| row.state), (view, accepted))
@@ -61,8 +60,7 @@ impl Repository {
         claims: &Claims,
     ) -> Result<Found<ProfileState>, ReadError> {
         let key = ResourceKey::Profile(user.clone());
-        let accepted = self.accepted(user, Some(&key));
-        let view = self.pending(user, &key).await?;
+        let (view, accepted) = self.pending(user, &key).await?;
         if self.is_embedded() {
             return self.embedded_profile(user, claims, view).await;
         }
@@ -88,8 +86,7 @@ impl Repository {
         user: &UserId,
         query: &TaskQuery,
     ) -> Result<TaskPage, ReadError> {
-        let accepted = self.accepted(user, None);
-        let views = self.pending_tasks(user).await?;
+        let (views, accepted) = self.pending_tasks(user).await?;
         if self.is_embedded() {
             let tasks = views.into_iter().filter_map(|(key, view)| {
                 let id = id_of(&key)?;
@@ -128,33 +125,40 @@ impl Repository {
         page
     }
 
+    /// What is pending of a resource, and which changes had been accepted before that was read. Of a buffer that can't be
+    /// read neither is known.
     async fn pending(
         &self,
         user: &UserId,
         key: &ResourceKey,
-    ) -> Result<Option<PendingView>, ReadError> {
+    ) -> Result<(Option<PendingView>, HashSet<OperationId>), ReadError> {
+        let accepted = self.accepted(user, Some(key));
         let (user, key) = (user.clone(), key.clone());
         match self
             .0
             .read(move |reader| reader.find_pending(&user, &key))
             .await
         {
-            Ok(view) => Ok(view),
-            Err(error) => self.without_buffer(&error).map(|()| None),
+            Ok(view) => Ok((view, accepted)),
+            Err(error) => self.without_buffer(&error).map(|()| (None, HashSet::new())),
         }
     }
 
+    /// The same of all of a user's tasks.
     async fn pending_tasks(
         &self,
         user: &UserId,
-    ) -> Result<HashMap<ResourceKey, PendingView>, ReadError> {
+    ) -> Result<(HashMap<ResourceKey, PendingView>, HashSet<OperationId>), ReadError> {
+        let accepted = self.accepted(user, None);
         let owner = user.clone();
         match self.0.read(move |reader| reader.list_pending(&owner)).await {
-            Ok(views) => Ok(views
-                .into_iter()
-                .filter(|(key, _)| id_of(key).is_some())
-                .collect()),
-            Err(error) => self.without_buffer(&error).map(|()| HashMap::new()),
+            Ok(views) => {
+                let tasks = views.into_iter().filter(|(key, _)| id_of(key).is_some());
+                Ok((tasks.collect(), accepted))
+            }
+            Err(error) => self
+                .without_buffer(&error)
+                .map(|()| (HashMap::new(), HashSet::new())),
         }
     }
 

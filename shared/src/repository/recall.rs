@@ -141,7 +141,8 @@ impl Repository {
     }
 
     /// Forgets the accepted changes that have died: while the file still holds their letters.
-    pub(super) async fn forget_dead(&self) {
+    /// Tells whether the file could be asked.
+    pub(super) async fn forget_dead(&self) -> bool {
         let accepted = self.0.cache.list_all_accepted();
         let changes: Vec<AcceptedChange> = accepted
             .iter()
@@ -151,7 +152,7 @@ impl Repository {
             Ok(fates) => fates,
             Err(error) => {
                 tracing::warn!(%error, "can't ask the buffer which writes have died");
-                return;
+                return false;
             }
         };
         for (user, key, change) in accepted {
@@ -160,6 +161,7 @@ impl Repository {
                 self.0.cache.drop_accepted(&user, &key, &ended);
             }
         }
+        true
     }
 
     /// Asks the buffer what has become of the changes it once accepted.

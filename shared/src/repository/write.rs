@@ -16,7 +16,6 @@ use crate::telemetry::metric;
 
 use super::answer::{WriteError, WritePath, Written};
 use super::core::{Lane, Repository};
-use super::recall::is_known;
 
 /// Times a direct write is stamped anew after meeting a faster clock. The first new stamp exceeds all it met, so a
 /// second meeting takes a writer that is faster again at that very moment.
@@ -195,12 +194,9 @@ impl Repository {
             self.note_view(&user, key.clone(), view);
         }
         let remembered = self.recall(&user, &key, pending.as_ref()).await;
-        // What waits may have come from a process that didn't know the rest of the resource.
-        let is_whole = |view: &PendingView| is_known(&view.state);
         let base = remembered
             .as_ref()
-            .and_then(|remembered| remembered.stored.clone())
-            .filter(|_| !pending.as_ref().is_some_and(is_whole));
+            .and_then(|remembered| remembered.stored.clone());
         let item = self
             .0
             .buffer

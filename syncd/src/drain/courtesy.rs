@@ -30,11 +30,9 @@ const REMEMBERED: Duration = Duration::from_secs(3);
 /// second were drained; with this, half of that and 4 000 (two cores).
 const SHORT_BATCH: Duration = Duration::from_millis(5);
 
-/// How long the rest after a batch is, compared with the batch.
-const REST: f64 = 4.0;
-
-/// Longest rest.
-const LONGEST_REST: Duration = Duration::from_millis(200);
+/// How long the rest after a batch is, compared with the batch: but never longer than after a short one, since where
+/// even the smallest batch takes long the drain must not fall behind what comes in.
+const REST: u32 = 4;
 
 /// A count of transactions, from which on others' are counted.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +88,7 @@ impl Courtesy {
     /// How long to rest after a batch that took so long; not at all while nobody else is served.
     pub fn rest_after(&self, took: Duration, now: Instant) -> Option<Duration> {
         self.serves_others(now)
-            .then(|| took.mul_f64(REST).min(LONGEST_REST))
+            .then(|| took.min(SHORT_BATCH) * REST)
     }
 
     fn serves_others(&self, now: Instant) -> bool {
@@ -103,7 +101,7 @@ impl Courtesy {
 mod tests {
     use super::*;
 
-    const TOOK: Duration = Duration::from_millis(15);
+    const TOOK: Duration = Duration::from_millis(4);
 
     fn after(start: Instant, ms: u64) -> Instant {
         start + Duration::from_millis(ms)
@@ -117,10 +115,10 @@ mod tests {
         let seen = after(start, 250);
         assert!(courtesy.wants_look(seen) && !courtesy.wants_look(after(start, 249)));
         courtesy.look(Some(1_050), seen);
-        assert_eq!(courtesy.rest_after(TOOK, seen), Some(TOOK.mul_f64(REST)));
+        assert_eq!(courtesy.rest_after(TOOK, seen), Some(TOOK * REST));
         assert_eq!(courtesy.batch_limit(seen), Some(SHORT_BATCH));
         let long = Duration::from_secs(9);
-        assert_eq!(courtesy.rest_after(long, seen), Some(LONGEST_REST));
+        assert_eq!(courtesy.rest_after(long, seen), Some(SHORT_BATCH * REST));
         assert_eq!(courtesy.batch_limit(seen + REMEMBERED), None);
     }
 

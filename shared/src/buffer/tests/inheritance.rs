@@ -140,3 +140,16 @@ async fn a_repeat_hands_on_nothing_of_its_own_and_its_fate_is_void() -> Outcome 
     conserved(&buffer).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn another_user_s_item_in_between_breaks_no_chain() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let id = TaskId::generate();
+    append(&buffer, create("ann", id, "made")).await?;
+    append(&buffer, retitle("bob", id, "not bob's")).await?;
+    append(&buffer, operation("ann", id, Kind::Update, tagged())).await?;
+    settle_first(&buffer, 1, Verdict::Applied).await?;
+    assert_eq!(view(&buffer, id).await?, seen("made", true));
+    Ok(())
+}
