@@ -70,8 +70,9 @@ impl Courtesy {
             self.seen_at = Some(now);
         }
         if elapsed >= WINDOW {
+            // What of its own the store hasn't counted yet comes in the next window, and isn't others' then.
+            self.own = (base.commits + self.own).saturating_sub(commits);
             self.base = Some(Base { at: now, commits });
-            self.own = 0;
         }
     }
 
@@ -132,6 +133,22 @@ mod tests {
             let reported = (step * 10u64).saturating_sub(40) + step * 5 / 4;
             let now = after(start, step * 250);
             courtesy.look(Some(reported), now);
+            assert_eq!(courtesy.batch_limit(now), None, "step {step}");
+        }
+    }
+
+    #[test]
+    fn own_transactions_that_are_counted_late_are_nobody_s_in_the_next_window_either() {
+        let (mut courtesy, start) = (Courtesy::default(), Instant::now());
+        courtesy.look(Some(0), start);
+        let mut made = 0;
+        for step in 1..200 {
+            courtesy.count_own(25);
+            made += 25;
+            // Once a second all of that second are counted, and in between none.
+            let counted = made / 100 * 100;
+            let now = after(start, step * 250);
+            courtesy.look(Some(counted), now);
             assert_eq!(courtesy.batch_limit(now), None, "step {step}");
         }
     }
