@@ -10,7 +10,7 @@ use holdfast_shared::clock::Clock;
 use holdfast_shared::config::{AppEnv, Config, PostgresConfig, RedisConfig, SyncConfig};
 use holdfast_shared::health::{Probed, StoreHealth, monitor};
 use holdfast_shared::store::StoreError;
-use holdfast_shared::store::postgres::{Postgres, Timeouts};
+use holdfast_shared::store::postgres::Postgres;
 use holdfast_shared::store::redis::Redis;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -159,7 +159,7 @@ impl Engine {
 
 impl Site<'_> {
     fn start_postgres(&mut self, config: &PostgresConfig) -> (Postgres, StoreHealth) {
-        let store = Postgres::new(config, Timeouts::drain());
+        let store = Postgres::for_daemon(config);
         let clock = Arc::clone(self.buffer.clock());
         let skewed = AtomicBool::new(false);
         let learn = move |probed: &Probed| learn_time(&clock, &skewed, probed);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_shared::buffer::{Lane, Reader};
 use holdfast_shared::config::{Config, PostgresConfig, exit};
 use holdfast_shared::health::Probe;
-use holdfast_shared::store::postgres::{Postgres, Timeouts};
+use holdfast_shared::store::postgres::Postgres;
 use uuid::Uuid;
 
 use super::run::held;
@@ -93,7 +93,7 @@ pub async fn configured_database(config: &Config) -> Option<Uuid> {
 }
 
 fn connect(config: &PostgresConfig) -> Postgres {
-    Postgres::new(config, Timeouts::drain())
+    Postgres::for_daemon(config)
 }
 
 fn no_database() -> Failure {

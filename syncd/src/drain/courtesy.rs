@@ -4,25 +4,16 @@
 //! for what the drain has written before it. So while others are served, batches are short and each is followed by a
 //! rest; when nobody is, nothing is held back.
 //!
-//! That others are served is told by the store's own count of transactions, less the drain's. PostgreSQL's sessions add
-//! theirs up to a second late. That can only hide others for a moment, not make them up, since what is this drain's is
-//! taken off at once.
+//! That others are served is told by the store's list of what each session does. Its count of transactions would tell it
+//! later, by up to a second, and counts autovacuum's too.
 
 use std::time::{Duration, Instant};
 
-/// Between two looks at the count.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two looks at the list, each of which covers what has begun since the one before.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Over how long others' transactions are counted.
-const WINDOW: Duration = Duration::from_secs(5);
-
-/// Fewer than this a second are health probes and the like.
-const LEAST_PER_SECOND: f64 = 20.0;
-
-/// And fewer than this at all say nothing yet.
-const LEAST_AT_ALL: u64 = 10;
-
-/// How long it is believed that others are served after they were last seen.
+/// How long it is believed that others are served after two looks that saw them: one alone may have met somebody
+/// who looks in by hand.
 const REMEMBERED: Duration = Duration::from_secs(3);
 
 /// An apply beside others' requests is to take no longer: so long may one of theirs have to wait for it. With 20 ms and
@@ -34,51 +25,27 @@ const SHORT_BATCH: Duration = Duration::from_millis(5);
 /// even the smallest batch takes long the drain must not fall behind what comes in.
 const REST: u32 = 4;
 
-/// A count of transactions, from which on others' are counted.
-#[derive(Debug, Clone, Copy)]
-struct Base {
-    at: Instant,
-    commits: u64,
-}
-
 /// What is known of the others of one store.
 #[derive(Debug, Default)]
 pub struct Courtesy {
-    base: Option<Base>,
-    own: u64,
     looked_at: Option<Instant>,
-    seen_at: Option<Instant>,
+    /// When they were seen last, and when the time before.
+    seen_at: [Option<Instant>; 2],
 }
 
 impl Courtesy {
-    /// Whether it is time to ask the store for its count.
+    /// Whether it is time to look.
     pub fn wants_look(&self, now: Instant) -> bool {
         self.looked_at
             .is_none_or(|at| now.duration_since(at) >= LOOK_INTERVAL)
     }
 
-    /// Takes in how many transactions the store has counted; `None` where it doesn't.
-    pub fn look(&mut self, commits: Option<u64>, now: Instant) {
+    /// Takes in whether others have used the store in the last [`LOOK_INTERVAL`].
+    pub fn look(&mut self, serves_others: bool, now: Instant) {
         self.looked_at = Some(now);
-        let Some(commits) = commits else { return };
-        let base = *self.base.get_or_insert(Base { at: now, commits });
-        let others = commits.saturating_sub(base.commits + self.own);
-        let elapsed = now.duration_since(base.at);
-        #[expect(clippy::cast_precision_loss, reason = "few in some seconds")]
-        let is_busy = others as f64 >= LEAST_PER_SECOND * elapsed.as_secs_f64();
-        if others >= LEAST_AT_ALL && is_busy {
-            self.seen_at = Some(now);
+        if serves_others {
+            self.seen_at = [Some(now), self.seen_at[0]];
         }
-        if elapsed >= WINDOW {
-            // What of its own the store hasn't counted yet comes in the next window, and isn't others' then.
-            self.own = (base.commits + self.own).saturating_sub(commits);
-            self.base = Some(Base { at: now, commits });
-        }
-    }
-
-    /// Counts transactions of this drain's.
-    pub fn count_own(&mut self, transactions: u64) {
-        self.own += transactions;
     }
 
     /// How long an apply may take, if others are served.
@@ -93,8 +60,7 @@ impl Courtesy {
     }
 
     fn serves_others(&self, now: Instant) -> bool {
-        self.seen_at
-            .is_some_and(|at| now.duration_since(at) < REMEMBERED)
+        self.seen_at[1].is_some_and(|at| now.duration_since(at) < REMEMBERED)
     }
 }
 
@@ -109,56 +75,39 @@ mod tests {
     }
 
     #[test]
-    fn others_are_made_room_for_as_long_as_they_are_there() {
+    fn others_are_made_room_for_from_the_second_look_that_sees_them() {
         let (mut courtesy, start) = (Courtesy::default(), Instant::now());
-        courtesy.look(Some(1_000), start);
+        assert!(courtesy.wants_look(start));
+        courtesy.look(true, start);
         assert_eq!(courtesy.rest_after(TOOK, start), None);
         let seen = after(start, 250);
         assert!(courtesy.wants_look(seen) && !courtesy.wants_look(after(start, 249)));
-        courtesy.look(Some(1_050), seen);
+        courtesy.look(true, seen);
         assert_eq!(courtesy.rest_after(TOOK, seen), Some(TOOK * REST));
         assert_eq!(courtesy.batch_limit(seen), Some(SHORT_BATCH));
         let long = Duration::from_secs(9);
         assert_eq!(courtesy.rest_after(long, seen), Some(SHORT_BATCH * REST));
-        assert_eq!(courtesy.batch_limit(seen + REMEMBERED), None);
     }
 
     #[test]
-    fn the_drain_s_own_transactions_and_probes_are_nobody_s() {
+    fn who_looks_in_now_and_then_is_not_made_room_for() {
         let (mut courtesy, start) = (Courtesy::default(), Instant::now());
-        courtesy.look(Some(0), start);
-        for step in 1..200 {
-            courtesy.count_own(10);
-            // All of its own, reported a second late, and five probes a second.
-            let reported = (step * 10u64).saturating_sub(40) + step * 5 / 4;
+        for step in 0..100 {
             let now = after(start, step * 250);
-            courtesy.look(Some(reported), now);
+            courtesy.look(step % 12 == 0, now);
             assert_eq!(courtesy.batch_limit(now), None, "step {step}");
         }
     }
 
     #[test]
-    fn own_transactions_that_are_counted_late_are_nobody_s_in_the_next_window_either() {
+    fn when_the_others_have_gone_nothing_is_held_back() {
         let (mut courtesy, start) = (Courtesy::default(), Instant::now());
-        courtesy.look(Some(0), start);
-        let mut made = 0;
-        for step in 1..200 {
-            courtesy.count_own(25);
-            made += 25;
-            // Once a second all of that second are counted, and in between none.
-            let counted = made / 100 * 100;
-            let now = after(start, step * 250);
-            courtesy.look(Some(counted), now);
-            assert_eq!(courtesy.batch_limit(now), None, "step {step}");
+        for step in 0..8 {
+            courtesy.look(true, after(start, step * 250));
         }
-    }
-
-    #[test]
-    fn a_store_that_does_not_count_is_drained_into_at_full_speed() {
-        let (mut courtesy, start) = (Courtesy::default(), Instant::now());
-        for step in 0..20 {
-            courtesy.look(None, after(start, step * 250));
-        }
-        assert_eq!(courtesy.batch_limit(after(start, 5_000)), None);
+        let last = after(start, 7 * 250);
+        courtesy.look(false, after(last, 250));
+        assert_eq!(courtesy.batch_limit(after(last, 250)), Some(SHORT_BATCH));
+        assert_eq!(courtesy.batch_limit(last + REMEMBERED), None);
     }
 }

@@ -25,7 +25,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::reading::Pass;
 use super::batch_size::BatchSize;
-use super::courtesy::Courtesy;
+use super::courtesy::{Courtesy, LOOK_INTERVAL};
 use super::deaths::{self, Cause};
 use super::judgement::{Judgement, Obstacle, Trouble, judge, resource};
 use super::orphans::Orphans;
@@ -244,19 +244,18 @@ impl<S: Sink> Drain<S> {
         self.begin_settling(settlements).await?;
         let step = self.next_after(obstacle, ruling).await?;
         self.ahead = ahead.filter(|_| all_end && step == Step::Advanced);
-        Ok(self.make_room(step, read, began).await)
+        Ok(self.make_room(step, began).await)
     }
 
     /// Puts a rest after a step where others are served too.
-    async fn make_room(&mut self, step: Step, items: usize, began: Instant) -> Step {
-        self.courtesy.count_own(self.sink.transactions_for(items));
+    async fn make_room(&mut self, step: Step, began: Instant) -> Step {
         if step != Step::Advanced {
             return step;
         }
         let took = began.elapsed();
         if self.courtesy.wants_look(Instant::now()) {
-            let commits = self.sink.count_commits().await;
-            self.courtesy.look(commits, Instant::now());
+            let serves_others = self.sink.serves_others(LOOK_INTERVAL).await;
+            self.courtesy.look(serves_others, Instant::now());
         }
         let rest = self.courtesy.rest_after(took, Instant::now());
         rest.map_or(step, Step::Breathes)

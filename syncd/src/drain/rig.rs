@@ -33,8 +33,8 @@ pub(crate) struct Script {
     /// Nothing can be written, and it isn't about rows.
     pub(crate) table_locked: bool,
     pub(crate) asked_for_locks: usize,
-    /// Everybody's transactions.
-    pub(crate) commits: Option<u64>,
+    /// At any time, besides those of this drain.
+    pub(crate) serves_others: bool,
     pub(crate) applied: Vec<OperationId>,
     pub(crate) batches: Vec<usize>,
 }
@@ -77,10 +77,6 @@ impl Sink for FakeStore {
         Ok(outcomes)
     }
 
-    fn transactions_for(&self, _operations: usize) -> u64 {
-        1
-    }
-
     async fn find_locked(&self, resources: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
         let mut script = self.script();
         script.asked_for_locks += 1;
@@ -94,8 +90,8 @@ impl Sink for FakeStore {
         Ok(resources.iter().filter(locked).cloned().collect())
     }
 
-    async fn count_commits(&self) -> Option<u64> {
-        self.script().commits
+    async fn serves_others(&self, _: Duration) -> bool {
+        self.script().serves_others
     }
 
     fn standing(&self) -> Standing {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use holdfast_shared::domain::{Body, Operation, Outcome, ResourceKey, Revocation, UserId};
 use holdfast_shared::health::StoreHealth;
@@ -26,9 +27,6 @@ pub trait Sink: Send + Sync + 'static {
         operations: &[&Operation],
     ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
 
-    /// In how many transactions so many operations are applied.
-    fn transactions_for(&self, operations: usize) -> u64;
-
     /// Which of these resources others hold locked at this moment. Waits for none of them; fails as contended when more
     /// than single resources are locked.
     fn find_locked(
@@ -36,8 +34,8 @@ pub trait Sink: Send + Sync + 'static {
         resources: &[ResourceKey],
     ) -> impl Future<Output = Result<Vec<ResourceKey>, StoreError>> + Send;
 
-    /// How many transactions the store has committed so far, everybody's; `None` where it doesn't tell.
-    fn count_commits(&self) -> impl Future<Output = Option<u64>> + Send;
+    /// Whether others have used the store within that time; `false` where that isn't known.
+    fn serves_others(&self, within: Duration) -> impl Future<Output = bool> + Send;
 
     /// What is thought of the store now.
     fn standing(&self) -> Standing;
@@ -147,7 +145,7 @@ fn both_or_graver<T>(
 
 impl Sink for PostgresSink {
     async fn apply(&self, operations: &[&Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let outcomes = if self.transactions_for(operations.len()) == 1 {
+        let outcomes = if operations.len() < WORTH_HALVING {
             while_up(&self.health, self.store.apply_batch(operations)).await?
         } else {
             self.apply_halves(operations).await?
@@ -155,17 +153,13 @@ impl Sink for PostgresSink {
         answers(outcomes, operations.len())
     }
 
-    fn transactions_for(&self, operations: usize) -> u64 {
-        if operations < WORTH_HALVING { 1 } else { 2 }
-    }
-
     async fn find_locked(&self, resources: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
         while_up(&self.health, self.store.find_locked(resources)).await
     }
 
     /// Failing at this is no news: the next apply tells.
-    async fn count_commits(&self) -> Option<u64> {
-        self.store.count_commits().await.ok()
+    async fn serves_others(&self, within: Duration) -> bool {
+        self.store.serves_others(within).await.unwrap_or(false)
     }
 
     fn standing(&self) -> Standing {
@@ -238,17 +232,13 @@ impl Sink for RedisSink {
     }
 
     /// Redis locks nothing.
-    fn transactions_for(&self, _operations: usize) -> u64 {
-        1
-    }
-
     async fn find_locked(&self, _: &[ResourceKey]) -> Result<Vec<ResourceKey>, StoreError> {
         Ok(Vec::new())
     }
 
     /// A revocation is soon written; nobody has to be made room for.
-    async fn count_commits(&self) -> Option<u64> {
-        None
+    async fn serves_others(&self, _: Duration) -> bool {
+        false
     }
 
     fn standing(&self) -> Standing {

@@ -6,6 +6,7 @@ mod failures;
 mod health;
 mod list;
 mod operations;
+mod others;
 mod outages;
 mod redis;
 mod schema;

@@ -2,13 +2,14 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::apply::{self, Applied};
 use super::ledger::{self, Wanted};
 use super::migrate::{self, MigrationReport};
 use super::probe::WriteProbe;
 use super::session::{Sessions, Timeouts};
-use super::{list, locks, probe, profile, task};
+use super::{list, locks, probe, profile, session, task};
 use sqlx::postgres::PgConnection;
 
 use crate::config::PostgresConfig;
@@ -47,6 +48,14 @@ impl Postgres {
             connections: Arc::new(connections),
             probe: Arc::new(WriteProbe::new()),
         }
+    }
+
+    /// The same for a daemon that works behind the clients' backs: its deadlines are those of batches, and its sessions
+    /// go by a name of their own, by which [`Postgres::serves_others`] tells them from the others.
+    pub fn for_daemon(config: &PostgresConfig) -> Self {
+        let mut config = config.clone();
+        config.options = session::rename(config.options, "syncd");
+        Postgres::new(&config, Timeouts::drain())
     }
 
     async fn call<T>(
@@ -256,15 +265,14 @@ impl Postgres {
             .await
     }
 
-    /// How many transactions this database has committed so far, everybody's; some of the last second may be missing.
+    /// Whether the database has been used by others within that time: by sessions of this role (or of any, for a
+    /// monitoring role) under another application name, for anything but probes.
     ///
     /// # Errors
     /// See [`Postgres`].
-    pub async fn count_commits(&self) -> Result<u64, StoreError> {
-        let count = self
-            .call(async |connection| Ok(probe::count_commits(connection).await?))
-            .await?;
-        Ok(u64::try_from(count).unwrap_or(0))
+    pub async fn serves_others(&self, within: Duration) -> Result<bool, StoreError> {
+        self.call(async |connection| Ok(probe::serves_others(connection, within).await?))
+            .await
     }
 
     /// How many operations are recorded, to audit the buffer's counters against. Reads them all.

@@ -1,6 +1,8 @@
 //! The health probe: a real write, on a connection of its own, so that it neither waits for a busy pool nor finds
 //! well what can only be read.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
@@ -107,10 +109,21 @@ async fn clock_distance(connection: &mut PgConnection) -> Result<Distance, Store
     Ok(Distance::between(&asked, when_asked))
 }
 
-/// Transactions that this database has committed, as its statistics have it.
-pub(super) async fn count_commits(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+/// Whether sessions of clients under another name than this one's have begun something other than a probe on this
+/// database within that time. The server shows a role what sessions of the same role do, and a monitoring role all.
+pub(super) async fn serves_others(
+    connection: &mut PgConnection,
+    within: Duration,
+) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
-        "SELECT xact_commit AS \"commits!\" FROM pg_stat_database WHERE datname = current_database()"
+        "SELECT EXISTS ( \
+             SELECT FROM pg_stat_activity \
+             WHERE datname = current_database() AND backend_type = 'client backend' \
+             AND application_name <> current_setting('application_name') \
+             AND query NOT LIKE 'INSERT INTO holdfast_probes%' \
+             AND query_start > clock_timestamp() - make_interval(secs => $1) \
+         ) AS \"others!\"",
+        within.as_secs_f64(),
     )
     .fetch_one(connection)
     .await

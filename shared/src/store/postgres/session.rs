@@ -69,10 +69,8 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn new(config: &PostgresConfig, timeouts: Timeouts) -> Self {
         let options = config.options.clone().disable_statement_logging();
-        let options = match options.get_application_name() {
-            Some(_) => options,
-            None => options.application_name("holdfast"),
-        };
+        let name = application_name(&options);
+        let options = options.application_name(&name);
         let settings = settings(timeouts);
         if config.statement_cache > 0 {
             return Sessions {
@@ -149,6 +147,18 @@ impl Connector for Sessions {
     async fn ping(&self, connection: &mut PgConnection) -> bool {
         connection.ping().await.is_ok()
     }
+}
+
+/// Adds to the name by which sessions show in `pg_stat_activity`. The server cuts it off after 63 bytes, so what is
+/// added goes first where there is more.
+pub(super) fn rename(options: PgConnectOptions, program: &str) -> PgConnectOptions {
+    let name = format!("{program}/{}", application_name(&options));
+    options.application_name(&name)
+}
+
+fn application_name(options: &PgConnectOptions) -> String {
+    let given = options.get_application_name();
+    given.unwrap_or("holdfast").to_owned()
 }
 
 fn settings(timeouts: Timeouts) -> Vec<(&'static str, String)> {

@@ -1,0 +1,50 @@
+//! Whom the daemon's store sees beside itself.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use holdfast_shared::domain::TaskId;
+use holdfast_shared::health::Probe as _;
+use holdfast_shared::store::postgres::Postgres;
+use holdfast_tests::eventually;
+
+use crate::operations::create;
+use crate::support::{self, DATABASE, Fixture, PATIENCE, apply_one, some_user};
+
+const LONG: Duration = Duration::from_hours(1);
+
+/// Waits until nobody is seen who has begun something within this time.
+async fn is_alone(daemon: &Postgres, within: Duration) -> Result<()> {
+    eventually(PATIENCE, "nobody else to be served", async || match daemon
+        .serves_others(within)
+        .await
+    {
+        Ok(false) => Ok(()),
+        Ok(true) => Err("others are".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn neither_daemons_nor_probes_are_others_and_requests_are() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    for name in [None, Some("x".repeat(63))] {
+        let mut config = support::config(&fixture.server.url(DATABASE));
+        if let Some(name) = name {
+            config.options = config.options.application_name(&name);
+        }
+        let (daemon, second) = (Postgres::for_daemon(&config), Postgres::for_daemon(&config));
+        let server = Postgres::new(&config, support::patient());
+        let id = TaskId::generate();
+        apply_one(&daemon, &create(&some_user(), id, 1)).await?;
+        second.find_task(id).await?;
+        second.probe().await?;
+        server.probe().await?;
+        is_alone(&daemon, LONG).await?;
+        server.find_task(id).await?;
+        assert!(daemon.serves_others(LONG).await?, "it was asked for a task");
+        is_alone(&daemon, Duration::from_millis(10)).await?;
+    }
+    Ok(())
+}
