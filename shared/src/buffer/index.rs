@@ -6,7 +6,9 @@
 //! items; rebuilding this takes about a second for a million. It takes about 200 bytes an item.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::ops::RangeFrom;
+use std::time::{Duration, Instant};
 
 use redb::{ReadableTable, StorageError};
 
@@ -16,6 +18,13 @@ use super::schema::{ItemPrefix, Lane, Place};
 
 /// Entries that may be out of date before the index is swept: this many, or as many as are pending.
 const SWEEP_SLACK: usize = 4_096;
+
+/// A sweep goes through so many parts, since whoever asks meanwhile waits. Of a million entries all at once takes a
+/// tenth of a second; a part of them, a tenth of a millisecond.
+const SHARDS: usize = 1_024;
+
+/// Parts are swept in one go for so long.
+const SWEEP_LIMIT: Duration = Duration::from_micros(500);
 
 /// The items of one resource: almost always one.
 #[derive(Debug)]
@@ -31,13 +40,35 @@ impl Places {
 }
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PendingIndex {
     generation: u64,
     next_seq: u64,
+    hasher: RandomState,
+    shards: Vec<Shard>,
+    /// Which shard is swept next.
+    swept: usize,
+}
+
+/// The resources, and the operations, whose hashes fall on this part.
+#[derive(Debug, Default)]
+struct Shard {
     by_resource: HashMap<ResourceKey, Places>,
-    by_operation: HashMap<OperationId, Place>,
+    /// Of these resources.
     by_user: HashMap<UserId, HashSet<ResourceKey>>,
+    by_operation: HashMap<OperationId, Place>,
+}
+
+impl Default for PendingIndex {
+    fn default() -> Self {
+        PendingIndex {
+            generation: 0,
+            next_seq: 0,
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            swept: 0,
+        }
+    }
 }
 
 impl PendingIndex {
@@ -79,30 +110,24 @@ impl PendingIndex {
     }
 
     fn insert(&mut self, place: Place, prefix: ItemPrefix) {
+        let of_operation = self.shard_of(&prefix.id);
+        self.shards[of_operation]
+            .by_operation
+            .insert(prefix.id, place);
         let key = prefix.resource();
-        self.by_operation.insert(prefix.id, place);
-        self.by_user
-            .entry(prefix.user_id)
-            .or_default()
-            .insert(key.clone());
-        match self.by_resource.get_mut(&key) {
-            None => {
-                self.by_resource.insert(
-                    key,
-                    Places {
-                        first: place,
-                        more: Vec::new(),
-                    },
-                );
-            }
-            Some(places) if places.iter().any(|known| known == place) => {}
-            Some(places) => places.more.push(place),
-        }
+        let of_resource = self.shard_of(&key);
+        self.shards[of_resource].insert(place, key, prefix.user_id);
+    }
+
+    fn shard_of(&self, key: &impl Hash) -> usize {
+        let hash = self.hasher.hash_one(key) % SHARDS as u64;
+        usize::try_from(hash).unwrap_or(0)
     }
 
     /// Where items of a resource may be, in no particular order.
     pub(super) fn of_resource(&self, key: &ResourceKey) -> Vec<Place> {
-        self.by_resource
+        self.shards[self.shard_of(key)]
+            .by_resource
             .get(key)
             .map(|places| places.iter().collect())
             .unwrap_or_default()
@@ -110,25 +135,57 @@ impl PendingIndex {
 
     /// Where the item of an operation may be.
     pub(super) fn of_operation(&self, id: OperationId) -> Option<Place> {
-        self.by_operation.get(&id).copied()
+        let shard = &self.shards[self.shard_of(&id)];
+        shard.by_operation.get(&id).copied()
     }
 
     /// Resources of a user's that may have items.
     pub(super) fn of_user(&self, user: &UserId) -> Vec<ResourceKey> {
-        self.by_user
-            .get(user)
-            .map(|keys| keys.iter().cloned().collect())
-            .unwrap_or_default()
+        let keys = self
+            .shards
+            .iter()
+            .filter_map(|shard| shard.by_user.get(user));
+        keys.flatten().cloned().collect()
     }
 
     /// Whether so many entries are out of date that [`PendingIndex::sweep`] pays.
     pub(super) fn wants_sweep(&self, pending: u64) -> bool {
         let pending = usize::try_from(pending).unwrap_or(usize::MAX);
-        self.by_operation.len() > pending.saturating_mul(2).saturating_add(SWEEP_SLACK)
+        let entries: usize = self
+            .shards
+            .iter()
+            .map(|shard| shard.by_operation.len())
+            .sum();
+        entries > pending.saturating_mul(2).saturating_add(SWEEP_SLACK)
     }
 
-    /// Drops what the file no longer has. `present` tells.
+    /// Drops what the file no longer has, as far as that goes quickly; the next sweep goes on there. `present` tells.
     pub(super) fn sweep(&mut self, mut present: impl FnMut(Place) -> bool) {
+        let began = Instant::now();
+        for _ in 0..SHARDS {
+            self.shards[self.swept].sweep(&mut present);
+            self.swept = (self.swept + 1) % SHARDS;
+            if began.elapsed() >= SWEEP_LIMIT {
+                return;
+            }
+        }
+    }
+}
+
+impl Shard {
+    fn insert(&mut self, place: Place, key: ResourceKey, user: UserId) {
+        self.by_user.entry(user).or_default().insert(key.clone());
+        match self.by_resource.get_mut(&key) {
+            None => {
+                let more = Vec::new();
+                self.by_resource.insert(key, Places { first: place, more });
+            }
+            Some(places) if places.iter().any(|known| known == place) => {}
+            Some(places) => places.more.push(place),
+        }
+    }
+
+    fn sweep(&mut self, mut present: impl FnMut(Place) -> bool) {
         self.by_operation.retain(|_, place| present(*place));
         self.by_resource.retain(|_, places| {
             places.more.retain(|place| present(*place));

@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 /// Between two looks at the list, each of which covers what has begun since the one before.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long it is believed that others are served after two looks that saw them: one alone may have met somebody
-/// who looks in by hand.
+/// How long it is believed that others are served after a look that saw them: it may have met somebody who looks in by
+/// hand.
+const GLIMPSED: Duration = Duration::from_millis(500);
+
+/// And after two looks that saw them.
 const REMEMBERED: Duration = Duration::from_secs(3);
 
 /// An apply beside others' requests is to take no longer: so long may one of theirs have to wait for it. With 20 ms and
@@ -60,7 +63,11 @@ impl Courtesy {
     }
 
     fn serves_others(&self, now: Instant) -> bool {
-        self.seen_at[1].is_some_and(|at| now.duration_since(at) < REMEMBERED)
+        let is_within = |seen_at: Option<Instant>, time| {
+            seen_at.is_some_and(|at| now.duration_since(at) < time)
+        };
+        let [last, before] = self.seen_at;
+        is_within(last, GLIMPSED) || is_within(before, REMEMBERED)
     }
 }
 
@@ -75,27 +82,30 @@ mod tests {
     }
 
     #[test]
-    fn others_are_made_room_for_from_the_second_look_that_sees_them() {
+    fn others_are_made_room_for_as_soon_as_they_are_seen() {
         let (mut courtesy, start) = (Courtesy::default(), Instant::now());
         assert!(courtesy.wants_look(start));
-        courtesy.look(true, start);
         assert_eq!(courtesy.rest_after(TOOK, start), None);
-        let seen = after(start, 250);
-        assert!(courtesy.wants_look(seen) && !courtesy.wants_look(after(start, 249)));
-        courtesy.look(true, seen);
-        assert_eq!(courtesy.rest_after(TOOK, seen), Some(TOOK * REST));
-        assert_eq!(courtesy.batch_limit(seen), Some(SHORT_BATCH));
+        courtesy.look(true, start);
+        assert!(courtesy.wants_look(after(start, 250)) && !courtesy.wants_look(after(start, 249)));
+        assert_eq!(courtesy.rest_after(TOOK, start), Some(TOOK * REST));
+        assert_eq!(courtesy.batch_limit(start), Some(SHORT_BATCH));
         let long = Duration::from_secs(9);
-        assert_eq!(courtesy.rest_after(long, seen), Some(SHORT_BATCH * REST));
+        assert_eq!(courtesy.rest_after(long, start), Some(SHORT_BATCH * REST));
     }
 
     #[test]
-    fn who_looks_in_now_and_then_is_not_made_room_for() {
+    fn who_looks_in_now_and_then_is_made_room_for_no_longer_than_a_moment() {
         let (mut courtesy, start) = (Courtesy::default(), Instant::now());
         for step in 0..100 {
             let now = after(start, step * 250);
-            courtesy.look(step % 12 == 0, now);
-            assert_eq!(courtesy.batch_limit(now), None, "step {step}");
+            courtesy.look(step % 13 == 0, now);
+            let is_glimpsed = step % 13 < 2;
+            assert_eq!(
+                courtesy.batch_limit(now).is_some(),
+                is_glimpsed,
+                "step {step}"
+            );
         }
     }
 

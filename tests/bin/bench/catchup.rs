@@ -157,7 +157,8 @@ async fn measure_round(
     let took = began.elapsed();
     drop(syncd);
     load(&clients, WARM_UP).await?;
-    alone.add(load(&clients, length).await?);
+    // As long without as with: what else goes on on the machine has the same time to disturb either.
+    alone.add(load(&clients, took.saturating_sub(length)).await?);
     measured.alone.push(alone);
     measured.beside.push(beside);
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 items")]

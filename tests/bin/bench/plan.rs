@@ -26,7 +26,7 @@ pub struct CatchUp {
     pub items: u64,
     /// Rounds.
     pub rounds: usize,
-    /// Length of a phase without a drain; there is one before and one after it.
+    /// Length of the phase before the drain; after it there is another, and both together are as long as the drain.
     pub phase: Duration,
 }
 
