@@ -212,7 +212,7 @@ async fn a_deletion_is_known_for_good_whatever_is_refused_after_it() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_that_was_recognised_late_leaves_no_trace() -> Result<()> {
+async fn a_repeat_that_was_recognised_late_is_no_newer_than_the_first() -> Result<()> {
     let mut pair = Pair::start().await?;
     let (one, _) = pair.clients();
     let keyed = || {
@@ -233,6 +233,30 @@ async fn a_repeat_that_was_recognised_late_leaves_no_trace() -> Result<()> {
     pair.drain_and_cut().await?;
     assert_eq!(end_of(&one, &repeat).await?["state"], "applied");
     assert_eq!(one.get(&path).await?.json()["title"], "newer");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_known_where_the_first_is_not() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    let keyed = |client: &Client| {
+        let request = client.request(reqwest::Method::POST, "/tasks");
+        request
+            .header("idempotency-key", "once")
+            .json(&json!({"title": "at first"}))
+    };
+    let task = one.send(keyed(&one)).await?;
+    task.expect(201);
+    let path = format!("/tasks/{}", task.id());
+    pair.cut().await?;
+    let repeat = other.send(keyed(&other)).await?;
+    repeat.expect(202);
+    other.get(&path).await?.expect(200);
+    pair.drain_and_cut().await?;
+    let read = other.get(&path).await?;
+    read.expect(200);
+    assert_eq!(read.json()["title"], "at first");
     Ok(())
 }
 

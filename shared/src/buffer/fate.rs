@@ -1,7 +1,7 @@
 //! Changes that were accepted into the buffer, and what has become of them since: for whoever goes on showing them.
 
 use crate::clock::BootId;
-use crate::domain::{OperationId, State};
+use crate::domain::{OperationId, Stamp, State};
 
 use super::epoch;
 use super::error::BufferError;
@@ -41,6 +41,12 @@ impl AcceptedChange {
             epoch: item.epoch,
         })
     }
+
+    fn stamped(&self, stamp: Stamp) -> State {
+        let mut change = self.change.clone();
+        change.restamp(stamp);
+        change
+    }
 }
 
 /// What has become of an accepted change.
@@ -48,10 +54,10 @@ impl AcceptedChange {
 pub enum Fate {
     /// It waits; its stamps may have been corrected since.
     Waiting(AcceptedChange),
-    /// It is in the store, or newer writes are: with the stamps it was applied with. `None` where the file doesn't know
-    /// these any more.
+    /// It is in the store, or newer writes are: with the stamps it was applied with, or of a repeat the first one.
+    /// `None` where the file doesn't know these any more.
     Settled(Option<State>),
-    /// It did nothing: it was refused, failed for good, or was a repeat.
+    /// It did nothing: it was refused, or failed for good.
     Void,
 }
 
@@ -62,19 +68,20 @@ impl Snap<'_> {
         if let Some(item) = self.find_item(accepted.id)? {
             return Ok(AcceptedChange::of(&item).map_or(Fate::Settled(None), Fate::Waiting));
         }
-        if self.find_dead(accepted.id)?.is_some()
-            || (accepted.is_keyed && self.was_repeat(accepted.id)?)
-        {
+        if self.find_dead(accepted.id)?.is_some() {
             return Ok(Fate::Void);
+        }
+        if accepted.is_keyed
+            && let Some(first) = self.first_stamp_of(accepted.id)?
+        {
+            return Ok(Fate::Settled(Some(accepted.stamped(first))));
         }
         let Some(run) = accepted.epoch else {
             return Ok(Fate::Settled(Some(accepted.change.clone())));
         };
         let shift = epoch::shift_of(run, self.epochs()?);
         Ok(Fate::Settled(shift.map(|shift| {
-            let mut change = accepted.change.clone();
-            change.restamp(change.newest().moved_by(shift));
-            change
+            accepted.stamped(accepted.change.newest().moved_by(shift))
         })))
     }
 }

@@ -56,9 +56,8 @@ impl Estate {
         Ok(is_needed.then(Estate::default))
     }
 
-    /// An item leaves; what it sets is known of its resource from now on if it has taken effect.
-    pub(super) fn leave(&mut self, queued: &Queued, has_taken_effect: bool) {
-        let change = queued.item.operation.change().filter(|_| has_taken_effect);
+    /// An item leaves, and with it what is known from now on of its resource: what it set, unless it did nothing.
+    pub(super) fn leave(&mut self, queued: &Queued, change: Option<State>) {
         let known = merged(queued.item.base.clone(), change);
         self.leaving.push((queued.place, known));
     }

@@ -258,13 +258,16 @@ pub(super) struct FinishedBatch {
     oldest: OperationId,
     newest: OperationId,
     pub(super) records: Vec<OperationRecord>,
-    /// Those of them that were repeats, and did nothing themselves.
-    pub(super) repeats: Vec<OperationId>,
+    /// Those of them that were repeats, and did nothing themselves, with the stamps that the first ones had.
+    pub(super) repeats: Vec<(OperationId, Stamp)>,
 }
 
 impl FinishedBatch {
     /// A batch of these records; `None` of none.
-    pub(super) fn new(records: Vec<OperationRecord>, repeats: Vec<OperationId>) -> Option<Self> {
+    pub(super) fn new(
+        records: Vec<OperationRecord>,
+        repeats: Vec<(OperationId, Stamp)>,
+    ) -> Option<Self> {
         let ids = || records.iter().map(|record| record.id);
         let (oldest, newest) = (ids().min()?, ids().max()?);
         Some(FinishedBatch {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use redb::ReadableTable;
 
-use crate::domain::{OperationRecord, OperationState, Priority, Timestamp};
+use crate::domain::{OperationRecord, OperationState, Priority, Stamp, Timestamp};
 use crate::seeded::Bug;
 
 use super::error::BufferError;
@@ -26,8 +26,8 @@ pub enum Verdict {
     Applied,
     /// Newer writes had overtaken it.
     Superseded,
-    /// It was a repeat of what had taken effect before, and did nothing itself. Counts as applied.
-    Repeated,
+    /// It was a repeat of what had taken effect before, with this stamp, and did nothing itself. Counts as applied.
+    Repeated(Stamp),
     /// It was refused, or failed for good.
     Dead {
         /// Why.
@@ -79,17 +79,19 @@ pub(super) fn settle(
         let gone = take_from_queue(transaction, (lane, priority), &group)?;
         for (settlement, gone) in group.into_iter().zip(gone) {
             if gone {
-                if settlement.verdict == Verdict::Repeated {
-                    repeats.push(settlement.queued.item.operation.id);
+                let operation = &settlement.queued.item.operation;
+                if let Verdict::Repeated(first) = settlement.verdict {
+                    repeats.push((operation.id, first));
                 }
                 if let Some(estate) = &mut estate {
                     match settlement.verdict {
                         Verdict::Applied | Verdict::Superseded => {
-                            estate.leave(&settlement.queued, true);
+                            estate.leave(&settlement.queued, operation.change());
                         }
-                        Verdict::Repeated | Verdict::Dead { .. } => {
-                            estate.leave(&settlement.queued, false);
+                        Verdict::Repeated(first) => {
+                            estate.leave(&settlement.queued, operation.change_as_of(first));
                         }
+                        Verdict::Dead { .. } => estate.leave(&settlement.queued, None),
                         Verdict::Retry { .. } => {}
                     }
                 }
@@ -186,7 +188,7 @@ fn carry_out(
             transaction.counters.pending = transaction.counters.pending.saturating_sub(1);
             return Ok(None);
         }
-        Verdict::Applied | Verdict::Repeated => {
+        Verdict::Applied | Verdict::Repeated(_) => {
             transaction.counters.applied += 1;
             report.applied += 1;
             OperationState::Applied

@@ -9,7 +9,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinitio
 use uuid::Uuid;
 
 use crate::domain::{
-    OperationId, OperationRecord, Priority, ResourceKey, State, Timestamp, UserId,
+    OperationId, OperationRecord, Priority, ResourceKey, Stamp, State, Timestamp, UserId,
 };
 
 use super::batch::{Batch, Gathering, Skip};
@@ -325,10 +325,13 @@ impl Snap<'_> {
         Ok(records.find(|record| record.id == id))
     }
 
-    /// Whether an operation ended as the repeat of another one.
-    pub(super) fn was_repeat(&self, id: OperationId) -> Result<bool, BufferError> {
+    /// The stamp of the operation that an operation ended as the repeat of.
+    pub(super) fn first_stamp_of(&self, id: OperationId) -> Result<Option<Stamp>, BufferError> {
         let batch = self.batch_of(id)?;
-        Ok(batch.is_some_and(|batch| batch.repeats.contains(&id)))
+        let mut repeats = batch.into_iter().flat_map(|batch| batch.repeats);
+        Ok(repeats
+            .find(|(repeat, _)| *repeat == id)
+            .map(|(_, first)| first))
     }
 
     /// The batch with which an operation ended, if the file still has it.

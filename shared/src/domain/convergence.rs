@@ -117,7 +117,7 @@ fn apply(operations: &[Operation]) -> Option<State> {
             match judge(operation, row.as_ref()) {
                 Outcome::Rejected(Rejection::NotFound) => again.push(operation),
                 Outcome::Rejected(_) => {}
-                Outcome::Applied | Outcome::Superseded | Outcome::Repeated => {
+                Outcome::Applied | Outcome::Superseded | Outcome::Repeated(_) => {
                     state = operation.applied_to(state.as_ref())
                 }
             }

@@ -170,6 +170,13 @@ impl Operation {
         }
     }
 
+    /// The same, had it been stamped so.
+    pub(crate) fn change_as_of(&self, stamp: Stamp) -> Option<State> {
+        let mut change = self.change()?;
+        change.restamp(stamp);
+        Some(change)
+    }
+
     /// Whether it makes its row where there is none.
     pub fn makes_row(&self) -> bool {
         match &self.body {
@@ -228,7 +235,7 @@ impl Operation {
         match outcome {
             Outcome::Applied => true,
             Outcome::Superseded => self.buffered || self.precondition.is_none(),
-            Outcome::Repeated | Outcome::Rejected(_) => false,
+            Outcome::Repeated(_) | Outcome::Rejected(_) => false,
         }
     }
 
@@ -344,8 +351,9 @@ pub enum Outcome {
     Applied,
     /// Newer writes had set everything it sets; of a direct write, something.
     Superseded,
-    /// A request that had taken effect before, under the same idempotency key, as another operation: nothing was done.
-    Repeated,
+    /// A request that had taken effect before, under the same idempotency key, as another operation with this stamp:
+    /// nothing was done.
+    Repeated(Stamp),
     /// It was refused, for good.
     Rejected(Rejection),
 }

@@ -56,7 +56,7 @@ impl From<&Outcome> for OperationState {
     /// Where an operation stands that ended so.
     fn from(outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Applied | Outcome::Repeated => OperationState::Applied,
+            Outcome::Applied | Outcome::Repeated(_) => OperationState::Applied,
             Outcome::Superseded => OperationState::Superseded,
             Outcome::Rejected(_) => OperationState::Dead,
         }

@@ -66,7 +66,7 @@ pub fn log_ends(lane: Lane, settlements: &[Settlement]) {
         match verdict {
             Verdict::Dead { reason } => log_death(lane, queued, reason),
             Verdict::Retry { error, .. } => log_failure(lane, queued, error),
-            Verdict::Applied | Verdict::Superseded | Verdict::Repeated => {}
+            Verdict::Applied | Verdict::Superseded | Verdict::Repeated(_) => {}
         }
     }
 }

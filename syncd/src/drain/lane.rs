@@ -444,7 +444,7 @@ impl<S: Sink> Drain<S> {
         let verdict = match outcome {
             Outcome::Applied => Verdict::Applied,
             Outcome::Superseded => Verdict::Superseded,
-            Outcome::Repeated => Verdict::Repeated,
+            Outcome::Repeated(first) => Verdict::Repeated(*first),
             // Its create may still be on its way from another node.
             Outcome::Rejected(Rejection::NotFound) => {
                 self.try_again(&queued, Rejection::NotFound.as_str())

@@ -140,7 +140,7 @@ impl Model {
             None => self.settle(operation),
         };
         let is_final = match &outcome {
-            Outcome::Applied | Outcome::Repeated => true,
+            Outcome::Applied | Outcome::Repeated(_) => true,
             Outcome::Superseded => operation.buffered,
             Outcome::Rejected(rejection) => *rejection != Rejection::NotFound,
         };

@@ -116,7 +116,7 @@ impl Plain {
         }
         let item = self.waiting.remove(at);
         match verdict {
-            Verdict::Applied | Verdict::Repeated => {
+            Verdict::Applied | Verdict::Repeated(_) => {
                 self.applied += 1;
                 self.finished.insert(id, OperationState::Applied);
             }

@@ -12,7 +12,7 @@ use crate::buffer::{
 use crate::config::BufferConfig;
 use crate::domain::{
     Body, Kind, Operation, OperationId, OperationState, Priority, ResourceKey, Revocation,
-    SessionId, TaskId, Timestamp,
+    SessionId, Stamp, TaskId, Timestamp,
 };
 
 use super::disk::{Disk, Survivors};
@@ -515,7 +515,7 @@ fn next_batch(syncd: &Buffer, lane: Lane, limit: usize) -> Result<Batch, BufferE
 fn settlements(items: Vec<Queued>, verdicts: &[u8]) -> Vec<Settlement> {
     let verdict = |number: u8| match number % 5 {
         0 => Verdict::Applied,
-        4 => Verdict::Repeated,
+        4 => Verdict::Repeated(Stamp::from_i64(1)),
         1 => Verdict::Superseded,
         2 => Verdict::Dead {
             reason: "23514".to_owned(),

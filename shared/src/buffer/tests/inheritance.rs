@@ -117,7 +117,7 @@ async fn an_heir_that_was_set_aside_is_passed_over() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_repeat_hands_on_nothing_of_its_own_and_its_fate_is_void() -> Outcome {
+async fn a_repeat_counts_as_if_it_were_the_first() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100))?;
     let id = TaskId::generate();
@@ -132,11 +132,15 @@ async fn a_repeat_hands_on_nothing_of_its_own_and_its_fate_is_void() -> Outcome 
     let repeat = buffer.append(keyed, None, Slot::Ordinary).await?;
     append(&buffer, operation("ann", id, Kind::Update, tagged())).await?;
     settle_first(&buffer, 1, Verdict::Applied).await?;
-    settle_first(&buffer, 1, Verdict::Repeated).await?;
+    let first = Stamp::from_i64(1);
+    settle_first(&buffer, 1, Verdict::Repeated(first)).await?;
     assert_eq!(view(&buffer, id).await?, seen("made", true));
     let changes: Vec<AcceptedChange> = AcceptedChange::of(&repeat).into_iter().collect();
     let fates = buffer.read(move |reader| reader.fates(&changes)).await?;
-    assert_eq!(fates.get(&repeat.operation.id), Some(&Fate::Void));
+    assert_eq!(
+        fates.get(&repeat.operation.id),
+        Some(&Fate::Settled(repeat.operation.change_as_of(first)))
+    );
     conserved(&buffer).await?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::errors::is_race;
-use super::ledger::{self, LedgerArrays, LedgerColumns};
+use super::ledger::{self, LedgerArrays, LedgerColumns, Recorded};
 use super::recall::{Lookup, Recalled, Recollection};
 use super::resources::Resources;
 use super::{profile, task};
@@ -86,20 +86,17 @@ fn refuse_sessions(operations: &[&Operation]) -> Result<(), StoreError> {
 struct Settled<'o> {
     operation: &'o Operation,
     outcome: Outcome,
-    replayed: Option<OperationRecord>,
+    replayed: Option<Recorded>,
 }
 
 impl Settled<'_> {
     /// What it did itself, where that isn't what was answered for the first of its key.
     fn outcome_of_its_own(&self) -> Outcome {
-        let is_other = |first: &OperationRecord| first.id != self.operation.id;
-        match self.outcome {
-            Outcome::Applied | Outcome::Superseded
-                if self.replayed.as_ref().is_some_and(is_other) =>
-            {
-                Outcome::Repeated
-            }
-            outcome => outcome,
+        let first = self.replayed.as_ref();
+        let first = first.filter(|first| first.operation.id != self.operation.id);
+        match (self.outcome, first) {
+            (Outcome::Applied | Outcome::Superseded, Some(first)) => Outcome::Repeated(first.stamp),
+            (outcome, _) => outcome,
         }
     }
 }
@@ -278,7 +275,7 @@ fn answer_settled(settled: Settled<'_>, resources: &Resources) -> Applied {
         outcome: settled.outcome,
         state,
         created,
-        replayed: settled.replayed,
+        replayed: settled.replayed.map(|first| first.operation),
     }
 }
 
@@ -293,7 +290,7 @@ fn is_final(operation: &Operation, outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Applied => true,
         Outcome::Superseded => operation.buffered,
-        Outcome::Repeated => false,
+        Outcome::Repeated(_) => false,
         Outcome::Rejected(rejection) => *rejection != Rejection::NotFound,
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::values::{columns, read_user, stored_time, unreadable};
 use crate::domain::{
     Entity, Idempotency, IdempotencyKey, Kind, Operation, OperationId, OperationRecord,
-    OperationState, Outcome, Priority, Rejection, Timestamp, UserId,
+    OperationState, Outcome, Priority, Rejection, Stamp, Timestamp, UserId,
 };
 
 /// Days a record is kept at least: as long as a client may repeat a request under its key.
@@ -21,6 +21,8 @@ pub const RECORD_DAYS: i32 = 90;
 pub(super) struct Recorded {
     pub(super) operation: OperationRecord,
     pub(super) idempotency: Option<Idempotency>,
+    /// With which it was judged.
+    pub(super) stamp: Stamp,
 }
 
 impl Recorded {
@@ -75,12 +77,12 @@ pub(super) async fn find(
         "SELECT l.user_id AS \"user_id!\", l.id AS \"id!\", l.idempotency_key, l.fingerprint, \
              l.entity AS \"entity!\", l.entity_id AS \"entity_id!\", l.operation AS \"operation!\", \
              l.state AS \"state!\", l.reason, l.priority AS \"priority!\", l.retries AS \"retries!\", \
-             l.accepted_at AS \"accepted_at!\", l.finished_at AS \"finished_at!\" \
+             l.stamp AS \"stamp!\", l.accepted_at AS \"accepted_at!\", l.finished_at AS \"finished_at!\" \
          FROM UNNEST($1::text[], $2::uuid[]) AS wanted (user_id, id) \
          JOIN applied_operations AS l ON l.user_id = wanted.user_id AND l.id = wanted.id \
          UNION ALL \
          SELECT l.user_id, l.id, l.idempotency_key, l.fingerprint, l.entity, l.entity_id, l.operation, l.state, \
-             l.reason, l.priority, l.retries, l.accepted_at, l.finished_at \
+             l.reason, l.priority, l.retries, l.stamp, l.accepted_at, l.finished_at \
          FROM UNNEST($3::text[], $4::text[]) AS wanted (user_id, key) \
          JOIN applied_operations AS l ON l.user_id = wanted.user_id AND l.idempotency_key = wanted.key",
         &wanted.id_users,
@@ -104,7 +106,7 @@ pub(super) async fn list(
     let rows = sqlx::query_as!(
         LedgerRow,
         "SELECT user_id, id, idempotency_key, fingerprint, entity, entity_id, operation, state, reason, priority, \
-             retries, accepted_at, finished_at \
+             retries, stamp, accepted_at, finished_at \
          FROM applied_operations \
          WHERE user_id = $1 AND id < $2 AND ($3::text IS NULL OR state = $3) \
          ORDER BY id DESC LIMIT $4",
@@ -208,7 +210,7 @@ impl<'a> LedgerColumns<'a> {
     pub(super) fn of(operation: &'a Operation, outcome: &Outcome) -> Self {
         let reason = match outcome {
             Outcome::Rejected(rejection) => Some(rejection.as_str()),
-            Outcome::Applied | Outcome::Superseded | Outcome::Repeated => None,
+            Outcome::Applied | Outcome::Superseded | Outcome::Repeated(_) => None,
         };
         let own_key = *outcome != Outcome::Rejected(Rejection::KeyReused);
         let idempotency = operation.idempotency.as_ref().filter(|_| own_key);
@@ -242,6 +244,7 @@ struct LedgerRow {
     reason: Option<String>,
     priority: i16,
     retries: i32,
+    stamp: i64,
     accepted_at: DateTime<Utc>,
     finished_at: DateTime<Utc>,
 }
@@ -266,6 +269,7 @@ impl LedgerRow {
         Ok(Recorded {
             operation,
             idempotency,
+            stamp: Stamp::from_i64(self.stamp),
         })
     }
 }

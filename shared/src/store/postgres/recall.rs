@@ -6,8 +6,7 @@ use sqlx::postgres::PgConnection;
 
 use super::ledger::{self, Recorded, Wanted};
 use crate::domain::{
-    Idempotency, IdempotencyKey, Operation, OperationId, OperationRecord, Outcome, Rejection,
-    Timestamp, UserId,
+    Idempotency, IdempotencyKey, Operation, OperationId, Outcome, Rejection, Timestamp, UserId,
 };
 
 /// How much is looked up before operations are judged.
@@ -34,7 +33,7 @@ pub(super) enum Recalled {
     /// Nothing: it has to be judged.
     New,
     /// It was applied before, with this outcome.
-    Done(Outcome, OperationRecord),
+    Done(Outcome, Recorded),
     /// It must not be judged at all.
     Refused(Rejection),
 }
@@ -110,10 +109,7 @@ impl Recollection {
         }
         let user = &operation.user_id;
         if let Some(recorded) = self.by_id.get(&(user.clone(), operation.id)) {
-            return Ok(Recalled::Done(
-                recorded.outcome()?,
-                recorded.operation.clone(),
-            ));
+            return Ok(Recalled::Done(recorded.outcome()?, recorded.clone()));
         }
         if let Some(own) = &operation.idempotency
             && let Some(recorded) = self.by_key.get(&(user.clone(), own.key.clone()))
@@ -137,10 +133,7 @@ fn recall_by_key(own: &Idempotency, recorded: &Recorded) -> Result<Recalled, sql
     if first != Some(own.fingerprint) {
         return Ok(Recalled::Refused(Rejection::KeyReused));
     }
-    Ok(Recalled::Done(
-        recorded.outcome()?,
-        recorded.operation.clone(),
-    ))
+    Ok(Recalled::Done(recorded.outcome()?, recorded.clone()))
 }
 
 /// Whether judging it again, after its record was removed, could give another answer than the first time.
