@@ -27,6 +27,9 @@ const POISON: &str = "
 
 const ANTIDOTE: &str = "ALTER TABLE tasks DROP CONSTRAINT no_poison; DROP TRIGGER refuse ON tasks; DROP FUNCTION refuse();";
 
+/// Longer than nodes on one machine differ about the time.
+const AGREEMENT: Duration = Duration::from_millis(500);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn poisoned_items_die_of_their_own_fault_and_are_revived_with_what_waited_for_them()
 -> Result<()> {
@@ -145,6 +148,8 @@ async fn an_update_of_what_is_not_there_waits_for_its_create_and_dies_without_it
         .put(&path, &json!({"title": "made elsewhere"}))
         .await?;
     created.expect(202);
+    // Two nodes agree on the time to within the round trip of a probe: what comes later by more is surely newer.
+    tokio::time::sleep(AGREEMENT).await;
     let early = client.patch(&path, &json!({"title": "patched"})).await?;
     let orphan = client
         .patch(&format!("/tasks/{never}"), &json!({"title": "patched"}))
