@@ -131,6 +131,26 @@ async fn what_one_process_knows_makes_whole_what_another_has_buffered_without() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_same_of_a_profile_which_any_write_makes() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    one.get("/profile").await?.expect(200);
+    pair.cut().await?;
+    let blind = other
+        .patch("/profile", &json!({"bio": "of the other"}))
+        .await?;
+    blind.expect(202);
+    one.patch("/profile", &json!({"locale": "de"}))
+        .await?
+        .expect(202);
+    let read = other.get("/profile").await?;
+    read.expect(200);
+    let shown = ["bio", "locale"].map(|field| read.json()[field].clone());
+    assert_eq!(shown, [json!("of the other"), json!("de")]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_shows_what_its_process_knows_besides_what_waits() -> Result<()> {
     let mut pair = Pair::start().await?;
     let (one, other) = pair.clients();

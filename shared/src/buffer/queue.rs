@@ -173,8 +173,16 @@ struct Waiting {
 
 /// Whether an item brings, or was given, all there is of its resource, to be handed on.
 fn knows_the_rest(queued: &Queued) -> bool {
-    let is_whole = |base: &State| base.is_complete() || base.deleted().is_some();
-    queued.item.base.as_ref().is_some_and(is_whole) || queued.item.operation.makes_row()
+    let is_whole = |known: &State| known.is_complete() || known.deleted().is_some();
+    let operation = &queued.item.operation;
+    // A condition may yet refuse what it sets.
+    let change = operation
+        .change()
+        .filter(|_| operation.precondition.is_none());
+    [queued.item.base.as_ref(), change.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(is_whole)
 }
 
 fn last_present(
