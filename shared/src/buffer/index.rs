@@ -3,7 +3,7 @@
 //! It is no second truth. It follows the file by sequence number (whatever any process appended since the last look is
 //! read from the queues' ends), and what it names is looked up in the file before it is believed, since another
 //! process may have drained it. In the file, tables keyed this way would cost 5 to 12 times an append at a million
-//! items; rebuilding this takes about a second for a million. It takes about 200 bytes an item.
+//! items; rebuilding this takes about a second for a million. It takes about 400 bytes an item.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
