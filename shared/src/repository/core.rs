@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use moka::sync::Cache;
 use thiserror::Error;
@@ -23,7 +24,7 @@ use super::sessions::Revocations;
 const SESSIONS_MAX: u64 = 50_000;
 
 /// How long a noted session isn't noted again: the precision of `last_seen_at`.
-const NOTED_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+const NOTED_FOR: Duration = Duration::from_secs(60);
 
 /// Why the repository can't be opened.
 #[derive(Debug, Error)]
@@ -65,6 +66,8 @@ pub(super) struct Inner {
     pub(super) buffer: Buffer,
     pub(super) postgres: Option<Lane<Postgres>>,
     pub(super) redis: Option<Lane<Redis>>,
+    /// How long a direct write may take before it goes to the buffer.
+    pub(super) store_timeout: Duration,
     pub(super) cache: StateCache,
     pub(super) keys_in_use: Mutex<HashSet<(UserId, IdempotencyKey)>>,
     pub(super) revocations: Revocations,
@@ -118,6 +121,7 @@ impl Repository {
             buffer,
             postgres,
             redis,
+            store_timeout: config.store_timeout,
             cache: StateCache::new(),
             keys_in_use: Mutex::default(),
             noted_sessions: Cache::builder()

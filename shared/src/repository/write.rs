@@ -2,6 +2,8 @@
 
 use std::sync::PoisonError;
 
+use tokio::time::{Instant, timeout_at};
+
 use crate::buffer::{AcceptedChange, BufferError, PendingView, Slot};
 use crate::domain::{
     Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome,
@@ -138,12 +140,20 @@ impl Repository {
     }
 
     /// Tries the store. A write that turns out superseded has met a faster clock: it observes that and is stamped
-    /// anew, since a write the store is answering now is the newest there is.
+    /// anew, since a write the store is answering now is the newest there is. However often that happens, all of it
+    /// shares one deadline.
     async fn attempt(&self, lane: &Lane<Postgres>, mut operation: Operation) -> Attempt {
         let clock = self.0.buffer.clock();
-        for _ in 0..RESTAMPS_MAX {
+        let deadline = Instant::now() + self.0.store_timeout;
+        for round in 0..RESTAMPS_MAX {
             operation.restamp(clock.stamp());
-            let applied = match self.apply(lane, &operation).await {
+            let applying = self.apply(lane, &operation);
+            // The first call has the same deadline of its own, and says what was late.
+            let applied = match round {
+                0 => applying.await,
+                _ => timeout_at(deadline, applying).await.unwrap_or(Err(None)),
+            };
+            let applied = match applied {
                 Ok(applied) => applied,
                 Err(failure) => return after_failure(&lane.health, failure, operation),
             };
@@ -165,7 +175,7 @@ impl Repository {
         }
     }
 
-    /// One attempt, given up as soon as the store is known to be down.
+    /// One call, given up as soon as the store is known to be down.
     async fn apply(
         &self,
         lane: &Lane<Postgres>,
