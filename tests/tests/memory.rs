@@ -303,3 +303,24 @@ async fn a_refused_write_stays_refused_when_its_dead_letter_has_gone() -> Result
     assert_eq!(read.json()["title"], "stands");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_before_very_many_other_changes_is_shown_in_the_next_outage() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, _) = pair.clients();
+    let task = one.create_task(&json!({"title": "long edited"})).await?;
+    let path = format!("/tasks/{}", task.id());
+    pair.cut().await?;
+    one.patch(&path, &json!({"status": "done"}))
+        .await?
+        .expect(202);
+    for edit in 0..100 {
+        let change = json!({"description": format!("edit {edit}")});
+        one.patch(&path, &change).await?.expect(202);
+    }
+    pair.drain_and_cut().await?;
+    let read = one.get(&path).await?;
+    let shown = ["status", "description", "sync_state"].map(|field| read.json()[field].clone());
+    assert_eq!(shown, [json!("done"), json!("edit 99"), json!("stale")]);
+    Ok(())
+}

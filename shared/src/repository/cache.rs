@@ -1,5 +1,6 @@
 //! What this node has seen lately, in memory, so that it can still be read when the store is away.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,8 +18,9 @@ const PER_USER_MAX: usize = 500;
 /// Most resources and accepted changes remembered in all: about 100 MB of tasks of a kilobyte.
 const TOTAL_MAX: u64 = 100_000;
 
-/// Most accepted changes remembered of one resource: of more, the file tells as long as they wait.
-pub(super) const ACCEPTED_MAX: usize = 64;
+/// Most accepted changes remembered of one resource. It has far fewer fields, so whatever set one of them last is among
+/// them; see [`most_telling`].
+const ACCEPTED_MAX: usize = 64;
 
 /// A record as it was last seen, and when.
 #[derive(Debug, Clone)]
@@ -81,21 +83,39 @@ impl Remembered {
         }
     }
 
-    fn note_accepted(&mut self, change: AcceptedChange) {
-        match self.accepted.iter_mut().find(|known| known.id == change.id) {
-            Some(known) => *known = change,
-            None => self.accepted.push(change),
+    fn note_accepted(&mut self, changes: impl IntoIterator<Item = AcceptedChange>) {
+        for change in most_telling(changes.into_iter().collect()) {
+            match self.accepted.iter_mut().find(|known| known.id == change.id) {
+                Some(known) => *known = change,
+                None => self.accepted.push(change),
+            }
         }
-        if self.accepted.len() > ACCEPTED_MAX {
-            let oldest = self.accepted.iter().map(|change| change.id).min();
-            self.accepted.retain(|change| Some(change.id) != oldest);
-        }
+        self.accepted = most_telling(std::mem::take(&mut self.accepted));
     }
 
     /// Forgets accepted changes that PostgreSQL's answer holds, or that have come to nothing.
     fn drop_accepted(&mut self, ended: &HashSet<OperationId>) {
         self.accepted.retain(|change| !ended.contains(&change.id));
     }
+}
+
+/// Of more changes of one resource than are remembered, those that set one of its fields last, then the newest of the
+/// others, which show only if a later one is refused.
+fn most_telling(mut changes: Vec<AcceptedChange>) -> Vec<AcceptedChange> {
+    if changes.len() <= ACCEPTED_MAX {
+        return changes;
+    }
+    changes.sort_by_key(|accepted| Reverse(accepted.change.newest()));
+    let mut whole: Option<State> = None;
+    let (mut telling, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(|accepted| {
+        let with = merged([whole.clone(), Some(accepted.change.clone())]);
+        let adds = with != whole;
+        whole = with;
+        adds
+    });
+    let room = ACCEPTED_MAX.saturating_sub(telling.len());
+    telling.extend(others.into_iter().take(room));
+    telling
 }
 
 type Shelf = Arc<Mutex<HashMap<ResourceKey, Remembered>>>;
@@ -131,11 +151,7 @@ impl StateCache {
         key: ResourceKey,
         changes: impl IntoIterator<Item = AcceptedChange>,
     ) {
-        self.note(user, key, |known| {
-            for change in changes {
-                known.note_accepted(change);
-            }
-        });
+        self.note(user, key, |known| known.note_accepted(changes));
     }
 
     fn note(&self, user: &UserId, key: ResourceKey, work: impl FnOnce(&mut Remembered)) {
@@ -254,7 +270,7 @@ fn make_room(records: &mut HashMap<ResourceKey, Remembered>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Register, Stamp, TaskId, TaskState, task::Title};
+    use crate::domain::{Register, Stamp, Status, TaskId, TaskState, task::Title};
 
     fn titled(title: &str, stamp: i64) -> State {
         let title = Title::parse(title).expect("a valid title");
@@ -295,6 +311,37 @@ mod tests {
         let corrected = Fate::Settled(Some(titled("accepted", 0)));
         cache.settle(&user, &key, &HashMap::from([(settled, corrected)]));
         assert_eq!(known(&cache, &user, &key), Some(titled("stored", 1)));
+    }
+
+    #[test]
+    fn what_set_a_field_last_is_remembered_however_often_others_are_set_after_it() {
+        let (cache, user) = (StateCache::new(), UserId::parse("ann").expect("valid"));
+        let key = ResourceKey::Task(TaskId::generate());
+        let done = AcceptedChange::new(State::Task(TaskState {
+            status: Some(Register::new(Status::Done, Stamp::from_i64(1))),
+            ..TaskState::default()
+        }));
+        let edits: Vec<_> = (2..10 * ACCEPTED_MAX as i64)
+            .map(|stamp| AcceptedChange::new(titled("edited", stamp)))
+            .collect();
+        cache.note_accepted(&user, key.clone(), [done.clone()]);
+        for edit in &edits {
+            cache.note_accepted(&user, key.clone(), [edit.clone()]);
+        }
+        let known = cache.find(&user, &key).expect("remembered");
+        assert_eq!(known.accepted.len(), ACCEPTED_MAX);
+        assert!(known.accepted.contains(&done));
+        assert!(
+            edits
+                .last()
+                .is_some_and(|last| known.accepted.contains(last))
+        );
+
+        let at_once = StateCache::new();
+        at_once.note_accepted(&user, key.clone(), std::iter::once(done).chain(edits));
+        let at_once = at_once.find(&user, &key).expect("remembered");
+        assert_eq!(at_once.state(), known.state());
+        assert_eq!(at_once.accepted.len(), ACCEPTED_MAX);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::buffer::{AcceptedChange, Fate, PendingView};
 use crate::domain::{OperationId, ResourceKey, State, TaskId, TaskState, UserId};
 
 use super::answer::{Found, ReadError, SyncState};
-use super::cache::{ACCEPTED_MAX, Remembered};
+use super::cache::Remembered;
 use super::core::Repository;
 use super::read::found_task;
 use super::write::merged;
@@ -85,8 +85,10 @@ impl Repository {
         for base in view.operations.iter().filter_map(|item| item.base.as_ref()) {
             self.0.cache.note_stored(user, key.clone(), base);
         }
-        let last = view.operations.iter().rev().take(ACCEPTED_MAX);
-        let changes = last.rev().filter_map(AcceptedChange::of);
+        let changes = view
+            .operations
+            .iter()
+            .filter_map(|item| AcceptedChange::of(item));
         self.0.cache.note_accepted(user, key, changes);
     }
 
