@@ -33,9 +33,10 @@ check: ## format, lints, layers, units and manifests
 		if [[ -f $$verify ]]; then echo "bash $$verify"; bash "$$verify"; fi; \
 	done
 
-test: install sqlx-check ## all tests but the torture, with PostgreSQL and Redis of their own
+test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own, and two minutes of torture
 	cargo build $(programs)
 	cargo test --workspace --features holdfast-tests/torture
+	@for seed in "--seed 1" ""; do $(target)/debug/holdfast-torture --seconds 60 --keep $(target) $$seed; done
 
 torture: install ## hurt everything at once for SECONDS=60 with SEED=… (fresh if none), and check every promise
 	cargo build --release $(programs)

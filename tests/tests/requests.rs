@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use holdfast_shared::domain::{IdempotencyKey, TaskId, UserId};
 use holdfast_tests::{Answer, Client, Node, Postgres, Program, raw_http, tokens};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -458,6 +459,21 @@ async fn an_idempotency_key_makes_one_task_of_two_requests() -> Result<()> {
         "{}",
         list.text()
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_whose_task_was_made_otherwise_and_deleted_makes_no_other() -> Result<()> {
+    let site = start().await?;
+    let (user, key) = (UserId::parse("somebody")?, IdempotencyKey::parse("key-1")?);
+    let path = format!("/tasks/{}", TaskId::derived(&user, &key));
+    let body = json!({"title": "once"});
+    site.client.put(&path, &body).await?.expect(201);
+    site.client.delete(&path).await?.expect(204);
+    let request = site.client.request(Method::POST, "/tasks");
+    let repeat = request.header("idempotency-key", "key-1").json(&body);
+    let gone = site.client.send(repeat).await?;
+    gone.expect_problem(410);
     Ok(())
 }
 

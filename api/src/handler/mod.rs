@@ -149,6 +149,11 @@ fn rejection_problem(rejection: Rejection, verb: Verb) -> Problem {
         Rejection::Deleted if verb == Verb::Replace => {
             Problem::new(Kind::Gone, "this was deleted; use a new id for a new one")
         }
+        // Only a key gives a new task an id that may have been used.
+        Rejection::Deleted if verb == Verb::Create => Problem::new(
+            Kind::Gone,
+            "the task of this Idempotency-Key was deleted; use a new key for a new one",
+        ),
         Rejection::NotFound | Rejection::NotOwner | Rejection::Deleted => Problem::not_found(),
         Rejection::PreconditionFailed => condition::failed(),
         Rejection::KeyReused => Problem::new(

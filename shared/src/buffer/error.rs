@@ -27,6 +27,10 @@ pub enum BufferError {
         /// The file.
         path: PathBuf,
     },
+    /// The item that the request was to be put behind has left meanwhile. What it and those before it have come to can
+    /// be read now; then the request can be repeated.
+    #[error("what waited of the resource has been settled meanwhile")]
+    Outrun,
     /// Another process held the file, or the queue of this one's writer was full, until the deadline.
     #[error("the buffer was busy until the deadline")]
     Busy,
@@ -94,7 +98,7 @@ impl BufferError {
     pub(super) fn is_refusal(&self) -> bool {
         matches!(
             self,
-            BufferError::Full { .. } | BufferError::Draining { .. }
+            BufferError::Full { .. } | BufferError::Draining { .. } | BufferError::Outrun
         )
     }
 

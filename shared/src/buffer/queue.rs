@@ -54,15 +54,21 @@ pub struct Folded {
 }
 
 /// Accepts an operation into its queue: gives it a stamp if it has none, counts it, and places it no more urgently than
-/// what is already waiting for the same resource.
+/// what is already waiting for the same resource. What relies on an item before it is refused if that has left.
 pub(super) fn append(
     transaction: &mut Transaction<'_>,
     (index, clock): (&Mutex<PendingIndex>, &Clock),
-    mut item: Item,
+    (mut item, behind): (Item, Option<Place>),
     room: u64,
 ) -> Result<Item, BufferError> {
     if transaction.counters.pending >= room && !Bug::CapIgnored.is_on() {
         return Err(BufferError::Full { max_items: room });
+    }
+    let key = item.operation.resource();
+    if let Some(place) = behind
+        && at(transaction, place, &key)?.is_none()
+    {
+        return Err(BufferError::Outrun);
     }
     if !item.operation.stamp.is_set() && Lane::of(&item.operation) == Lane::Postgres {
         epoch::stamp(transaction, clock, &mut item)?;
@@ -71,7 +77,6 @@ pub(super) fn append(
         stamp(transaction, clock, &mut item.operation);
     }
     item.operation.buffered = true;
-    let key = item.operation.resource();
     let waiting = last_present(transaction, index, (&key, &item.operation.user_id))?;
     let least_urgent = waiting.least_urgent;
     let least_urgent = least_urgent.filter(|_| !Bug::PriorityReorders.is_on());
@@ -351,7 +356,7 @@ pub(super) fn revive(
     letter: DeadLetter,
 ) -> Result<(), BufferError> {
     let item = Item::new(letter.item.operation, letter.item.base);
-    append(transaction, (index, clock), item, u64::MAX)?;
+    append(transaction, (index, clock), (item, None), u64::MAX)?;
     transaction.counters.accepted -= 1;
     Ok(())
 }

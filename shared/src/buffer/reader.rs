@@ -24,7 +24,7 @@ use super::index::PendingIndex;
 use super::queue::Queued;
 use super::replacement;
 use super::schema::{
-    Counters, DamagedItem, DeadLetter, FINISHED, FinishedBatch, Item, Lane, REVOCATIONS,
+    Counters, DamagedItem, DeadLetter, FINISHED, FinishedBatch, Item, Lane, Place, REVOCATIONS,
     SCHEMA_KEY, SCHEMA_VERSION, SESSIONS,
 };
 use super::snap::Snap;
@@ -88,6 +88,8 @@ pub struct PendingView {
     pub state: State,
     /// The operations that wait, in the order they were accepted.
     pub operations: Vec<Item>,
+    /// Where the last of them is.
+    pub last: Place,
 }
 
 impl PendingView {
@@ -444,9 +446,10 @@ fn version_from(bytes: &[u8]) -> u64 {
 }
 
 /// Merges what waits for a resource into what will be; `None` when nothing of this user's waits.
-fn view_of(user: &UserId, items: Vec<Queued>) -> Option<PendingView> {
-    let mut operations: Vec<Item> = items.into_iter().map(|queued| *queued.item).collect();
-    operations.retain(|item| item.operation.user_id == *user);
+fn view_of(user: &UserId, mut items: Vec<Queued>) -> Option<PendingView> {
+    items.retain(|queued| queued.item.operation.user_id == *user);
+    let last = items.last()?.place;
+    let operations: Vec<Item> = items.into_iter().map(|queued| *queued.item).collect();
     let mut states = operations.iter().filter_map(|item| item.base.clone());
     let mut state = states.next();
     for part in states.chain(operations.iter().filter_map(|item| item.operation.change())) {
@@ -458,5 +461,6 @@ fn view_of(user: &UserId, items: Vec<Queued>) -> Option<PendingView> {
     Some(PendingView {
         state: state?,
         operations,
+        last,
     })
 }

@@ -174,11 +174,35 @@ impl Buffer {
         base: Option<State>,
         slot: Slot,
     ) -> Result<Item, BufferError> {
+        self.accept(Item::new(operation, base), None, slot).await
+    }
+
+    /// The same for an operation whose `base` leaves out what waits of its resource already, up to the item at `behind`:
+    /// that item hands it on when it leaves.
+    ///
+    /// # Errors
+    /// As [`Buffer::append`], and [`BufferError::Outrun`] when that item has left already.
+    pub async fn append_behind(
+        &self,
+        operation: Operation,
+        base: Option<State>,
+        behind: Place,
+        slot: Slot,
+    ) -> Result<Item, BufferError> {
+        self.accept(Item::new(operation, base), Some(behind), slot)
+            .await
+    }
+
+    async fn accept(
+        &self,
+        item: Item,
+        behind: Option<Place>,
+        slot: Slot,
+    ) -> Result<Item, BufferError> {
         let (index, clock, room) = self.for_append(slot);
-        let item = Item::new(operation, base);
         self.submit(move |transaction| {
             transaction.admit(slot)?;
-            queue::append(transaction, (&index, &clock), item, room)
+            queue::append(transaction, (&index, &clock), (item, behind), room)
         })
         .await
     }
@@ -211,7 +235,7 @@ impl Buffer {
             transaction.admit(Slot::Reserved)?;
             if let Some(operation) = operation {
                 let item = Item::new(operation, None);
-                queue::append(transaction, (&index, &clock), item, room)?;
+                queue::append(transaction, (&index, &clock), (item, None), room)?;
             }
             remember(transaction, &[revocation])
         })

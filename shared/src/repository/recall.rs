@@ -85,10 +85,7 @@ impl Repository {
         for base in view.operations.iter().filter_map(|item| item.base.as_ref()) {
             self.0.cache.note_stored(user, key.clone(), base);
         }
-        let changes = view
-            .operations
-            .iter()
-            .filter_map(|item| AcceptedChange::of(item));
+        let changes = view.operations.iter().filter_map(AcceptedChange::of);
         self.0.cache.note_accepted(user, key, changes);
     }
 

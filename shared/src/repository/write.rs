@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::buffer::{AcceptedChange, BufferError, PendingView, Slot};
+use crate::buffer::{AcceptedChange, BufferError, PendingView, Place, Slot};
 use crate::domain::{
     Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome,
     Rejection, State, UserId,
@@ -22,6 +22,10 @@ use super::core::{Lane, Repository};
 /// Times a direct write is stamped anew after meeting a faster clock. The first new stamp exceeds all it met, so a
 /// second meeting takes a writer that is faster again at that very moment.
 const RESTAMPS_MAX: usize = 5;
+
+/// Times that what waits of a resource is drained while a write to it is being accepted, until its rest is no longer
+/// waited for: it may then be unknown to other processes for as long as the write waits.
+const OUTRUN_MAX: usize = 3;
 
 /// How a direct attempt ended.
 enum Attempt {
@@ -189,16 +193,34 @@ impl Repository {
         answered.into_iter().next().ok_or(None)
     }
 
-    /// Accepts a write into the buffer.
+    /// Accepts a write into the buffer. It relies on what waits of its resource, so where that was drained just before,
+    /// it is looked again what is known.
     async fn write_buffered(
         &self,
         operation: Operation,
-        pending: Option<PendingView>,
+        mut pending: Option<PendingView>,
         slot: Slot,
     ) -> Result<Written, WriteError> {
         if Bug::OutageFailsWrites.is_on() {
             return Err(WriteError::Unavailable);
         }
+        for _ in 0..OUTRUN_MAX {
+            let behind = pending.as_ref().map(|view| view.last);
+            match self.accept(&operation, pending, (slot, behind)).await {
+                Err(BufferError::Outrun) => pending = self.pending_of(&operation).await,
+                accepted => return accepted.map_err(refusal),
+            }
+        }
+        let accepted = self.accept(&operation, pending, (slot, None)).await;
+        accepted.map_err(refusal)
+    }
+
+    async fn accept(
+        &self,
+        operation: &Operation,
+        pending: Option<PendingView>,
+        (slot, behind): (Slot, Option<Place>),
+    ) -> Result<Written, BufferError> {
         let (user, key) = (operation.user_id.clone(), operation.resource());
         if let Some(view) = &pending {
             self.note_view(&user, key.clone(), view);
@@ -207,12 +229,11 @@ impl Repository {
         let base = remembered
             .as_ref()
             .and_then(|remembered| remembered.stored.clone());
-        let item = self
-            .0
-            .buffer
-            .append(operation, base, slot)
-            .await
-            .map_err(refusal)?;
+        let (operation, buffer) = (operation.clone(), &self.0.buffer);
+        let item = match behind {
+            Some(behind) => buffer.append_behind(operation, base, behind, slot).await?,
+            None => buffer.append(operation, base, slot).await?,
+        };
         let change = AcceptedChange::of(&item);
         self.0.cache.note_accepted(&user, key, change);
         let accepted = item.operation;

@@ -20,7 +20,7 @@ const STALE_CONNECTION: Micros = 1_000_000;
 pub fn check(history: &History, writes: &Writes<'_>, verdict: &mut Verdict) {
     let troubles = Troubles(&history.troubles);
     for exchange in &history.exchanges {
-        let resource = resource_of(exchange);
+        let resource = resource_of(exchange, writes);
         if let Some(complaint) = failure(exchange, writes, &troubles) {
             verdict.add(Breach::Unjustified, resource, complaint);
         }
@@ -43,14 +43,16 @@ pub fn slowest(history: &History) -> Micros {
     times.max().unwrap_or(0)
 }
 
-fn resource_of(exchange: &Exchange) -> Option<Resource> {
-    let thing = match &exchange.ask {
-        Ask::Write(wanted) => wanted.thing.or(exchange.seen().map(|seen| seen.thing)),
-        Ask::Read(thing) => Some(*thing),
-        Ask::List | Ask::Follow(_) => None,
-    };
+fn resource_of(exchange: &Exchange, writes: &Writes<'_>) -> Option<Resource> {
     let user = exchange.user;
-    thing.map(|thing| Resource { user, thing })
+    match &exchange.ask {
+        Ask::Write(wanted) => writes.find(wanted.token)?.resource,
+        Ask::Read(thing) => Some(Resource {
+            user,
+            thing: *thing,
+        }),
+        Ask::List | Ask::Follow(_) => None,
+    }
 }
 
 fn failure(exchange: &Exchange, writes: &Writes<'_>, troubles: &Troubles<'_>) -> Option<String> {
@@ -72,7 +74,7 @@ fn failure(exchange: &Exchange, writes: &Writes<'_>, troubles: &Troubles<'_>) ->
 
 /// Whether a refusal is right by what the clients did.
 fn is_borne_out(exchange: &Exchange, wanted: &Wanted, status: u16, writes: &Writes<'_>) -> bool {
-    let Some(resource) = resource_of(exchange) else {
+    let Some(resource) = resource_of(exchange, writes) else {
         return status == 409 && is_twin_running(exchange, wanted, writes);
     };
     let deleted = writes.may_be_deleted(resource, exchange.ended);
@@ -82,7 +84,8 @@ fn is_borne_out(exchange: &Exchange, wanted: &Wanted, status: u16, writes: &Writ
             matches!(wanted.verb, Verb::Patch(_) | Verb::Delete) && (deleted || !made)
         }
         409 => is_twin_running(exchange, wanted, writes),
-        410 => wanted.verb == Verb::Put && deleted,
+        // The id of a task made under a key is used again by a repeat.
+        410 => deleted && (wanted.verb == Verb::Put || wanted.keyed && wanted.verb == Verb::Create),
         _ => false,
     }
 }
@@ -124,10 +127,14 @@ impl Troubles<'_> {
         self.frozen(exchange) || self.any(exchange, RECOVERY, full)
     }
 
+    /// A process that was stopped finds its deadlines passed, and so its store too slow, until it has probed it anew.
     fn outage(&self, exchange: &Exchange) -> bool {
         let Api { node, .. } = exchange.api;
-        let store =
-            |trouble| trouble == Trouble::Store(node) || trouble == Trouble::Down(exchange.api);
-        self.any(exchange, RECOVERY, store)
+        let excuses = [
+            Trouble::Store(node),
+            Trouble::Frozen(node),
+            Trouble::Down(exchange.api),
+        ];
+        self.any(exchange, RECOVERY, |trouble| excuses.contains(&trouble))
     }
 }

@@ -596,6 +596,16 @@ fn a_refused_read_needs_an_outage() {
 }
 
 #[test]
+fn a_read_may_be_refused_just_after_its_process_was_stopped() {
+    let mut tale = Tale::new();
+    tale.create(FAR, 1).row([1; 4]);
+    let task = tale.task;
+    tale.answer(HERE, Ask::Read(task), 503, Shown::Nothing);
+    tale.trouble(Trouble::Frozen(1)).breaks(Breach::Unjustified);
+    tale.trouble(Trouble::Frozen(0)).is_clean();
+}
+
+#[test]
 fn silence_needs_a_process_that_was_down() {
     let mut tale = Tale::new();
     tale.create(HERE, 1)
@@ -625,6 +635,19 @@ fn client_errors_have_to_be_borne_out() {
         .write(HERE, 2, Verb::Delete, Told::Direct([0; 4]))
         .write(HERE, 3, Verb::Patch(0), Told::Status(404))
         .write(HERE, 4, Verb::Put, Told::Status(410))
+        .tombstone()
+        .is_clean();
+    let mut repeated = Tale::new();
+    let keyed = (1, Verb::Create, true);
+    repeated
+        .attempt(HERE, keyed, Told::Direct([1; 4]))
+        .attempt(HERE, keyed, Told::Status(410))
+        .row([1; 4])
+        .breaks(Breach::Unjustified);
+    let mut gone = Tale::new();
+    gone.attempt(HERE, keyed, Told::Direct([1; 4]))
+        .write(HERE, 2, Verb::Delete, Told::Direct([0; 4]))
+        .attempt(FAR, keyed, Told::Status(410))
         .tombstone()
         .is_clean();
 }

@@ -157,3 +157,26 @@ async fn another_user_s_item_in_between_breaks_no_chain() -> Outcome {
     assert_eq!(view(&buffer, id).await?, seen("made", true));
     Ok(())
 }
+
+#[tokio::test]
+async fn what_relies_on_an_item_that_has_left_is_refused_and_changes_nothing() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let (id, key) = (TaskId::generate(), |id| ResourceKey::Task(id));
+    append(&buffer, create("ann", id, "made")).await?;
+    let seen_waiting = buffer
+        .read(move |reader| reader.find_pending(&user("ann"), &key(id)))
+        .await?
+        .expect("it waits");
+    let behind = |title: &str| {
+        let operation = retitle("ann", id, title);
+        buffer.append_behind(operation, None, seen_waiting.last, Slot::Ordinary)
+    };
+    behind("behind it").await?;
+    settle_first(&buffer, 1, Verdict::Applied).await?;
+    let before = conserved(&buffer).await?;
+    assert!(matches!(behind("too late").await, Err(BufferError::Outrun)));
+    assert_eq!(conserved(&buffer).await?, before);
+    assert_eq!(view(&buffer, id).await?, seen("behind it", true));
+    Ok(())
+}
