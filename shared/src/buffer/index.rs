@@ -8,7 +8,6 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::ops::RangeFrom;
-use std::time::{Duration, Instant};
 
 use redb::{ReadableTable, StorageError};
 
@@ -19,12 +18,9 @@ use super::schema::{ItemPrefix, Lane, Place};
 /// Entries that may be out of date before the index is swept: this many, or as many as are pending.
 const SWEEP_SLACK: usize = 4_096;
 
-/// A sweep goes through so many parts, since whoever asks meanwhile waits. Of a million entries all at once takes a
+/// The index is swept in so many parts, since whoever asks meanwhile waits. Of a million entries all at once takes a
 /// tenth of a second; a part of them, a tenth of a millisecond. What is pending of one user is in one part.
-const SHARDS: usize = 1_024;
-
-/// Parts are swept in one go for so long.
-const SWEEP_LIMIT: Duration = Duration::from_micros(500);
+pub(super) const PARTS: usize = 1_024;
 
 /// The items of one resource: almost always one.
 #[derive(Debug)]
@@ -55,44 +51,42 @@ impl Places {
 pub(super) struct PendingIndex {
     generation: u64,
     next_seq: u64,
-    by_resource: Sharded<ResourceKey, Places>,
-    by_user: Sharded<UserId, HashSet<ResourceKey>>,
-    by_operation: Sharded<OperationId, Place>,
-    /// Which shard is swept next.
-    swept: usize,
+    by_resource: Parted<ResourceKey, Places>,
+    by_user: Parted<UserId, HashSet<ResourceKey>>,
+    by_operation: Parted<OperationId, Place>,
 }
 
-/// A map in [`SHARDS`] parts, by the keys' hashes.
+/// A map in [`PARTS`] parts, by the keys' hashes.
 #[derive(Debug)]
-struct Sharded<K, V> {
+struct Parted<K, V> {
     hasher: RandomState,
-    shards: Vec<HashMap<K, V>>,
+    parts: Vec<HashMap<K, V>>,
 }
 
-impl<K: Eq + Hash, V> Sharded<K, V> {
+impl<K: Eq + Hash, V> Parted<K, V> {
     fn new() -> Self {
-        Sharded {
+        Parted {
             hasher: RandomState::new(),
-            shards: (0..SHARDS).map(|_| HashMap::new()).collect(),
+            parts: (0..PARTS).map(|_| HashMap::new()).collect(),
         }
     }
 
-    fn shard_of(&self, key: &K) -> usize {
-        let hash = self.hasher.hash_one(key) % SHARDS as u64;
+    fn number_of(&self, key: &K) -> usize {
+        let hash = self.hasher.hash_one(key) % PARTS as u64;
         usize::try_from(hash).unwrap_or(0)
     }
 
     fn get(&self, key: &K) -> Option<&V> {
-        self.shards[self.shard_of(key)].get(key)
+        self.parts[self.number_of(key)].get(key)
     }
 
     fn part_of(&mut self, key: &K) -> &mut HashMap<K, V> {
-        let shard = self.shard_of(key);
-        &mut self.shards[shard]
+        let number = self.number_of(key);
+        &mut self.parts[number]
     }
 
     fn len(&self) -> usize {
-        self.shards.iter().map(HashMap::len).sum()
+        self.parts.iter().map(HashMap::len).sum()
     }
 }
 
@@ -101,10 +95,9 @@ impl Default for PendingIndex {
         PendingIndex {
             generation: 0,
             next_seq: 0,
-            by_resource: Sharded::new(),
-            by_user: Sharded::new(),
-            by_operation: Sharded::new(),
-            swept: 0,
+            by_resource: Parted::new(),
+            by_user: Parted::new(),
+            by_operation: Parted::new(),
         }
     }
 }
@@ -195,25 +188,51 @@ impl PendingIndex {
         self.by_operation.len() > pending.saturating_mul(2).saturating_add(SWEEP_SLACK)
     }
 
-    /// Drops what the file no longer has, as far as that goes quickly; the next sweep goes on there. `present` tells.
-    pub(super) fn sweep(&mut self, mut present: impl FnMut(Place) -> bool) {
-        let began = Instant::now();
-        for _ in 0..SHARDS {
-            self.sweep_shard(self.swept, &mut present);
-            self.swept = (self.swept + 1) % SHARDS;
-            if began.elapsed() >= SWEEP_LIMIT {
-                return;
-            }
-        }
-    }
-
-    fn sweep_shard(&mut self, shard: usize, mut present: impl FnMut(Place) -> bool) {
-        self.by_operation.shards[shard].retain(|_, place| present(*place));
-        self.by_resource.shards[shard].retain(|_, places| places.retain(&mut present));
-        let kept = &self.by_resource;
-        self.by_user.shards[shard].retain(|_, keys| {
-            keys.retain(|key| kept.get(key).is_some());
+    /// Drops from a part, below [`PARTS`], what the file no longer has; `present` tells.
+    pub(super) fn sweep(&mut self, part: usize, mut present: impl FnMut(Place) -> bool) {
+        self.by_operation.parts[part].retain(|_, place| present(*place));
+        self.by_resource.parts[part].retain(|_, places| places.retain(&mut present));
+        // Of these keys, most are in parts whose turn may be yet to come.
+        let by_resource = &self.by_resource;
+        self.by_user.parts[part].retain(|_, keys| {
+            keys.retain(|key| {
+                let places = by_resource.get(key);
+                places.is_some_and(|places| places.iter().any(&mut present))
+            });
             !keys.is_empty()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::TaskId;
+
+    fn task_at(index: &mut PendingIndex, user: &UserId, seq: u64) -> ResourceKey {
+        let prefix = ItemPrefix::of_task(OperationId::generate(), user.clone(), TaskId::generate());
+        let key = prefix.resource();
+        let place = Place::new(Lane::Postgres, Priority::default(), seq);
+        index.insert(place, prefix);
+        key
+    }
+
+    #[test]
+    fn a_sweep_of_all_parts_leaves_what_is_present_and_nothing_else() {
+        let mut index = PendingIndex::default();
+        let users = ["ann", "bob"].map(|name| UserId::parse(name).expect("valid"));
+        let keys: Vec<_> = (0..10_000)
+            .map(|seq| task_at(&mut index, &users[usize::from(seq >= 9_000)], seq))
+            .collect();
+        assert!(index.wants_sweep(1_000) && !index.wants_sweep(9_000));
+        for part in 0..PARTS {
+            index.sweep(part, |place| place.seq() >= 9_000);
+        }
+        assert!(!index.wants_sweep(0), "1000 are within the slack");
+        assert_eq!(index.of_user(&users[0]), []);
+        assert_eq!(index.of_user(&users[1]).len(), 1_000);
+        assert_eq!(index.of_resource(&keys[8_999]), []);
+        let place = Place::new(Lane::Postgres, Priority::default(), 9_000);
+        assert_eq!(index.of_resource(&keys[9_000]), [place]);
     }
 }

@@ -27,6 +27,7 @@ mod fate;
 mod file;
 mod index;
 mod inheritance;
+mod letters;
 mod lock;
 mod overlay;
 mod queue;

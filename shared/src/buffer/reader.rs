@@ -252,6 +252,15 @@ impl Reader {
         self.read(|snap| snap.catch_up())
     }
 
+    /// Drops from the index what has left the file, if that is most of it. To be called now and then by whoever asks what
+    /// is pending; those who ask meanwhile wait for a tenth of a millisecond at most.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn sweep_index(&self) -> Result<(), BufferError> {
+        self.read(|snap| snap.sweep_index())
+    }
+
     /// The counters alone: the cheapest look at the file.
     ///
     /// # Errors

@@ -420,6 +420,17 @@ enum BodyPrefix {
 }
 
 impl ItemPrefix {
+    #[cfg(test)]
+    pub(super) fn of_task(id: OperationId, user_id: UserId, task: TaskId) -> Self {
+        ItemPrefix {
+            id,
+            _stamp: Stamp::ZERO,
+            user_id,
+            _kind: Kind::Create,
+            body: BodyPrefix::Task(task),
+        }
+    }
+
     /// Reads the beginning of an encoded item, without looking whether it is whole: what the index says is verified
     /// where it is used. `None` for what is no item of a known version.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {

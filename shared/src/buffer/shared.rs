@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Reading};
 use crate::config::BufferConfig;
-use crate::domain::{NodeId, Operation, OperationId, Revocation, Session, Stamp, State};
+use crate::domain::{NodeId, Operation, Revocation, Session, Stamp, State};
 
 use super::ballast::Ballast;
 use super::binding::{Binding, adopt, bind};
@@ -23,7 +23,7 @@ use super::queue::{self, Folded, Slot, room};
 use super::reader::Reader;
 use super::registration::{Registration, register};
 use super::retention::{self, RetentionReport};
-use super::schema::{DeadLetter, Item, Place, REVOCATIONS, SESSIONS, SET_ASIDE, encode};
+use super::schema::{Item, Place, REVOCATIONS, SESSIONS, encode};
 use super::settlement::{self, SettleReport, Settlement};
 use super::writer::{Transaction, Writer};
 
@@ -296,88 +296,6 @@ impl Buffer {
             .await
     }
 
-    /// Puts dead letters back into their queues, in the order given. Gives those that were there.
-    ///
-    /// # Errors
-    /// When the file can't be written; all stay dead then.
-    pub async fn retry_dead(&self, ids: Vec<OperationId>) -> Result<Vec<OperationId>, BufferError> {
-        let (index, clock, _) = self.for_append(Slot::Reserved);
-        self.submit(move |transaction| {
-            let letters = retention::remove_dead(transaction, ids)?;
-            let revived = letters
-                .iter()
-                .map(|letter| letter.item.operation.id)
-                .collect();
-            for letter in letters {
-                queue::revive(transaction, (&index, &clock), letter)?;
-            }
-            Ok(revived)
-        })
-        .await
-    }
-
-    /// Puts letters of the archive back into their queues. Gives how many.
-    ///
-    /// # Errors
-    /// When the file can't be written; none is then.
-    pub async fn retry_archived(&self, letters: Vec<DeadLetter>) -> Result<u64, BufferError> {
-        let (index, clock, _) = self.for_append(Slot::Reserved);
-        self.submit(move |transaction| {
-            let count = letters.len() as u64;
-            for letter in letters {
-                queue::revive(transaction, (&index, &clock), letter)?;
-            }
-            transaction.counters.archived = transaction.counters.archived.saturating_sub(count);
-            Ok(count)
-        })
-        .await
-    }
-
-    /// Discards dead letters for good. Gives those that were there.
-    ///
-    /// # Errors
-    /// When the file can't be written; all stay then.
-    pub async fn discard_dead(
-        &self,
-        ids: Vec<OperationId>,
-    ) -> Result<Vec<OperationId>, BufferError> {
-        self.submit(move |transaction| {
-            let letters = retention::remove_dead(transaction, ids)?;
-            transaction.counters.discarded += letters.len() as u64;
-            Ok(letters
-                .iter()
-                .map(|letter| letter.item.operation.id)
-                .collect())
-        })
-        .await
-    }
-
-    /// Discards for good the items that were set aside as damaged. Gives how many.
-    ///
-    /// # Errors
-    /// When the file can't be written; all stay then.
-    pub async fn discard_damaged(&self) -> Result<u64, BufferError> {
-        self.submit(|transaction| {
-            let mut aside = transaction
-                .txn
-                .open_table(SET_ASIDE)
-                .map_err(|error| transaction.storage(error))?;
-            let mut removed = 0;
-            aside
-                .retain(|_, _| {
-                    removed += 1;
-                    false
-                })
-                .map_err(|error| transaction.storage(error))?;
-            drop(aside);
-            let counters = &mut transaction.counters;
-            counters.dead = counters.dead.saturating_sub(removed);
-            counters.discarded += removed;
-            Ok(removed)
-        })
-        .await
-    }
-
     /// Tells the file which database the store is (`None`: no store is configured).
     ///
     /// # Errors
@@ -512,7 +430,7 @@ impl Buffer {
         Arc::clone(&self.0.index)
     }
 
-    fn for_append(&self, slot: Slot) -> (Arc<Mutex<PendingIndex>>, Arc<Clock>, u64) {
+    pub(super) fn for_append(&self, slot: Slot) -> (Arc<Mutex<PendingIndex>>, Arc<Clock>, u64) {
         (
             Arc::clone(&self.0.index),
             Arc::clone(&self.0.clock),

@@ -15,7 +15,7 @@ use crate::domain::{
 use super::batch::{Batch, Gathering, Skip};
 use super::epoch::{self, Epoch, Epochs, KnownTime};
 use super::error::BufferError;
-use super::index::PendingIndex;
+use super::index::{self, PendingIndex};
 use super::inheritance;
 use super::queue::{Queued, whole};
 use super::reader::Snapshot;
@@ -164,9 +164,8 @@ impl Snap<'_> {
         self.ask_index(|_| ())
     }
 
-    /// The same, and sweeps it when much of it is out of date.
     fn bring_up(&self, index: &mut PendingIndex) -> Result<(), BufferError> {
-        let (next_seq, pending) = self.ends()?;
+        let (next_seq, _) = self.ends()?;
         if let Some(unseen) = index.unseen(next_seq) {
             for (lane, priority, definition) in queues() {
                 let Some(table) = self.table(definition)? else {
@@ -177,9 +176,6 @@ impl Snap<'_> {
                     .map_err(|error| self.storage(error))?;
             }
             index.caught_up(next_seq);
-        }
-        if index.wants_sweep(pending) {
-            self.sweep(index, next_seq)?;
         }
         Ok(())
     }
@@ -195,8 +191,29 @@ impl Snap<'_> {
             .get_or_init(|| (counters.next_seq, counters.pending)))
     }
 
-    /// Drops from the index what lies before the first item of its queue: queues are drained from the front.
-    fn sweep(&self, index: &mut PendingIndex, next_seq: u64) -> Result<(), BufferError> {
+    /// Drops from the index what lies before the first item of its queue, if there is much of it: queues are drained from
+    /// the front. It is locked for a part of it at a time.
+    pub(super) fn sweep_index(&self) -> Result<(), BufferError> {
+        let (_, pending) = self.ends()?;
+        if !self.ask_index(|index| index.wants_sweep(pending))? {
+            return Ok(());
+        }
+        let fronts = self.fronts()?;
+        let is_present = |place: Place| {
+            let front = fronts.get(&(place.lane(), place.priority()));
+            front.is_some_and(|front| place.seq() >= *front)
+        };
+        for part in 0..index::PARTS {
+            self.ask_index(|index| index.sweep(part, is_present))?;
+            // Whoever waits for the index comes first.
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// The sequence number of each queue's first item, or of the next one to come.
+    fn fronts(&self) -> Result<HashMap<(Lane, Priority), u64>, BufferError> {
+        let (next_seq, _) = self.ends()?;
         let mut fronts = HashMap::new();
         for (lane, priority, definition) in queues() {
             let Some(table) = self.table(definition)? else {
@@ -208,12 +225,7 @@ impl Snap<'_> {
                 first.map_or(next_seq, |(seq, _)| seq.value()),
             );
         }
-        index.sweep(|place| {
-            fronts
-                .get(&(place.lane(), place.priority()))
-                .is_some_and(|front| place.seq() >= *front)
-        });
-        Ok(())
+        Ok(fronts)
     }
 
     fn at(&self, place: Place) -> Result<Option<Queued>, BufferError> {

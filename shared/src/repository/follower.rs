@@ -13,7 +13,7 @@ use super::core::Repository;
 /// How often the counters are read: bounds how late a long poll learns of its operation's end.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How many readings lie between two updates of the gauges, and two searches for what has died.
+/// How many readings lie between two updates of the gauges, two sweeps of the index, and two searches for what has died.
 const READINGS_PER_LOOK: u32 = 10;
 
 impl Repository {
@@ -39,11 +39,18 @@ impl Repository {
             last = now;
             if readings % READINGS_PER_LOOK == 0 {
                 self.set_gauges().await;
+                self.sweep_index().await;
                 if some_died {
                     some_died = !self.forget_dead().await;
                 }
             }
             readings = readings.wrapping_add(1);
+        }
+    }
+
+    async fn sweep_index(&self) {
+        if let Err(error) = self.0.read(Reader::sweep_index).await {
+            tracing::warn!(%error, "can't tell what has left the buffer; trying again in a second");
         }
     }
 
