@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests, the demo and the benchmark need beyond Rust: a C
-# compiler, PostgreSQL and Redis as programs, libfaketime, and for root what cuts
-# the power of a file system. Says what it does, changes nothing where all is
+# compiler, PostgreSQL and Redis as programs, curl, jq, libfaketime, and for root
+# what cuts the power of a file system. Says what it does, changes nothing where all is
 # there, and neither creates a cluster nor starts a service: the tests run
 # private instances of their own.
 #
@@ -38,6 +38,9 @@ missing_packages() {
     has_postgres || postgres_package
     command -v redis-server >/dev/null || echo redis-server
     command -v make >/dev/null || echo make
+    # What the API's guide is typed with.
+    command -v curl >/dev/null || echo curl
+    command -v jq >/dev/null || echo jq
     has_faketime || echo libfaketime
     command -v cc >/dev/null || echo gcc libc6-dev
     missing_for_power_cuts
