@@ -15,8 +15,9 @@ programs := -p holdfast-api -p syncd
 torture_seconds := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)
 
 CUTS ?= 60
+CASES ?= 500
 
-.PHONY: help run check test torture power seeded-bugs demo bench sqlx sqlx-check install
+.PHONY: help run check test fuzz-api torture power seeded-bugs demo bench sqlx sqlx-check install
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/make /'
@@ -37,6 +38,11 @@ test: install sqlx-check ## all tests, with PostgreSQL and Redis of their own, a
 	cargo build $(programs)
 	cargo test --workspace --features holdfast-tests/torture
 	@for seed in "--seed 1" ""; do $(target)/debug/holdfast-torture --seconds 60 --keep $(target) $$seed; done
+
+fuzz-api: install ## test the API by its own description, CASES=500 an operation, with SEED=… (fresh if none)
+	cargo build $(programs)
+	HOLDFAST_API_CASES=$(CASES) HOLDFAST_API_SEED=$(or $(SEED),$$RANDOM) \
+		cargo test -p holdfast-tests --test fuzz -- --nocapture
 
 torture: install ## hurt everything at once for SECONDS=60 with SEED=… (fresh if none), and check every promise
 	cargo build --release $(programs)

@@ -3,11 +3,14 @@
 //! `main` is the lifecycle; [`run`] is all of it that a test can call. A request goes through `server` (connections,
 //! bounds), `middleware` (its name, its time, its sender), `router` (which route), `handler` (that route),
 //! `transport` (reading and writing HTTP) and `usecase` (the operation it becomes) to the shared repository.
+//! `openapi` describes all of that, and `pages` shows the description to people.
 
 mod client_stream;
 pub mod handler;
 mod lifecycle;
 pub mod middleware;
+pub mod openapi;
+pub mod pages;
 pub mod router;
 pub mod server;
 pub mod signal;
@@ -31,6 +34,7 @@ use crate::handler::App;
 use crate::lifecycle::Phase;
 use crate::middleware::rate::RateLimit;
 use crate::middleware::token::TokenVerifier;
+use crate::pages::Documents;
 use crate::server::ServerLimits;
 
 /// How long closing the buffer may take.
@@ -66,6 +70,7 @@ pub async fn run(
         verifier,
         rate_limit,
         metrics,
+        documents: Documents::new(router::openapi()),
         phase: phase_watch,
     };
     let mut foreign: Option<ForeignBuffer> = None;

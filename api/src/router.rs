@@ -6,6 +6,8 @@
 //! failed in one route has been seen to be healed by the next. From a table, 404, 405 with its `Allow`, `HEAD`, the
 //! labels of the metrics and the API's description all follow, and none of them can drift.
 //!
+//! Each route also names what the API's description says of it, so none can be added without.
+//!
 //! A route under the base path has a handler that takes a [`Caller`], which only the token check makes; so none can
 //! be reached without it.
 
@@ -23,9 +25,10 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Buf, Filter};
 
-use crate::handler::{App, Head, health, operations, profile, sessions, tasks};
+use crate::handler::{App, Head, documents, health, operations, profile, sessions, tasks};
 use crate::middleware::auth::{Caller, authenticate};
 use crate::middleware::exchange::{ConnectionSlot, Exchange};
+use crate::openapi::{self, Access, Described, Description, routes as described};
 use crate::transport::body::BodyStream;
 use crate::transport::problem::{Kind, Problem};
 
@@ -35,8 +38,8 @@ type Answer = BoxFuture<'static, Result<Response, Problem>>;
 /// What answers a route.
 #[derive(Clone, Copy)]
 pub enum Handler {
-    /// For everybody; nothing of the request is needed.
-    Open(fn(Arc<App>) -> Answer),
+    /// For everybody; changes nothing.
+    Open(fn(Arc<App>, Head) -> Answer),
     /// For the bearer of a token; changes nothing, and ends when the client goes.
     Read(fn(Arc<App>, Caller, Head) -> Answer),
     /// For the bearer of a token; once begun it is finished, whether the client waits for it or not.
@@ -52,39 +55,63 @@ pub struct Route {
     pub template: &'static str,
     /// What answers it.
     pub handler: Handler,
+    /// What the API's description says of it.
+    pub description: fn() -> Description,
 }
 
 macro_rules! routes {
-    ($($method:ident $template:literal $kind:ident($handler:path $(, $argument:ident)*);)+) => {
+    ($($method:ident $template:literal $kind:ident($handler:path $(, $argument:ident)*) $description:path;)+) => {
         &[$(Route {
             method: Method::$method,
             template: $template,
             handler: Handler::$kind(|app $(, $argument)*| $handler(app $(, $argument)*).boxed()),
+            description: $description,
         }),+]
     };
 }
 
 /// Every route. Of several that match a path the first one counts.
 pub static ROUTES: &[Route] = routes! {
-    POST   "/api/v1/tasks"            Write(tasks::create, caller, head, body);
-    GET    "/api/v1/tasks"            Read(tasks::list, caller, head);
-    GET    "/api/v1/tasks/{id}"       Read(tasks::read, caller, head);
-    PUT    "/api/v1/tasks/{id}"       Write(tasks::replace, caller, head, body);
-    PATCH  "/api/v1/tasks/{id}"       Write(tasks::patch, caller, head, body);
-    DELETE "/api/v1/tasks/{id}"       Write(tasks::delete, caller, head, body);
-    GET    "/api/v1/profile"          Read(profile::read, caller, head);
-    PUT    "/api/v1/profile"          Write(profile::replace, caller, head, body);
-    PATCH  "/api/v1/profile"          Write(profile::patch, caller, head, body);
-    GET    "/api/v1/operations"       Read(operations::list, caller, head);
-    GET    "/api/v1/operations/{id}"  Read(operations::read, caller, head);
-    GET    "/api/v1/sessions"         Read(sessions::list, caller, head);
-    DELETE "/api/v1/sessions/current" Write(sessions::log_out, caller, head, body);
-    DELETE "/api/v1/sessions/{id}"    Write(sessions::revoke, caller, head, body);
-    GET    "/livez"                   Open(health::livez);
-    GET    "/readyz"                  Open(health::readyz);
-    GET    "/health"                  Open(health::health);
-    GET    "/metrics"                 Open(health::metrics);
+    POST   "/api/v1/tasks"            Write(tasks::create, caller, head, body)      described::tasks::create;
+    GET    "/api/v1/tasks"            Read(tasks::list, caller, head)               described::tasks::list;
+    GET    "/api/v1/tasks/{id}"       Read(tasks::read, caller, head)               described::tasks::read;
+    PUT    "/api/v1/tasks/{id}"       Write(tasks::replace, caller, head, body)     described::tasks::replace;
+    PATCH  "/api/v1/tasks/{id}"       Write(tasks::patch, caller, head, body)       described::tasks::patch;
+    DELETE "/api/v1/tasks/{id}"       Write(tasks::delete, caller, head, body)      described::tasks::delete;
+    GET    "/api/v1/profile"          Read(profile::read, caller, head)             described::profile::read;
+    PUT    "/api/v1/profile"          Write(profile::replace, caller, head, body)   described::profile::replace;
+    PATCH  "/api/v1/profile"          Write(profile::patch, caller, head, body)     described::profile::patch;
+    GET    "/api/v1/operations"       Read(operations::list, caller, head)          described::operations::list;
+    GET    "/api/v1/operations/{id}"  Read(operations::read, caller, head)          described::operations::read;
+    GET    "/api/v1/sessions"         Read(sessions::list, caller, head)            described::sessions::list;
+    DELETE "/api/v1/sessions/current" Write(sessions::log_out, caller, head, body)  described::sessions::log_out;
+    DELETE "/api/v1/sessions/{id}"    Write(sessions::revoke, caller, head, body)   described::sessions::revoke;
+    GET    "/livez"                   Open(health::livez, head)                     described::health::livez;
+    GET    "/readyz"                  Open(health::readyz, head)                    described::health::readyz;
+    GET    "/health"                  Open(health::health, head)                    described::health::health;
+    GET    "/metrics"                 Open(health::metrics, head)                   described::health::metrics;
+    GET    "/openapi.json"            Open(documents::read, head)                   described::documents::openapi;
+    GET    "/docs"                    Open(documents::read, head)                   described::documents::docs;
+    GET    "/docs/"                   Open(documents::read, head)                   described::documents::docs_directory;
+    GET    "/docs/{asset}"            Open(documents::read, head)                   described::documents::docs_asset;
+    GET    "/problems"                Open(documents::read, head)                   described::documents::problems;
+    GET    "/problems/"               Open(documents::read, head)                   described::documents::problems_directory;
+    GET    "/problems/{name}"         Open(documents::read, head)                   described::documents::problem;
 };
+
+/// The API's description of itself, as JSON.
+pub fn openapi() -> Vec<u8> {
+    let described = ROUTES.iter().map(|route| Described {
+        method: &route.method,
+        template: route.template,
+        access: match route.handler {
+            Handler::Open(_) => Access::Everybody,
+            Handler::Read(_) | Handler::Write(_) => Access::Bearer,
+        },
+        description: (route.description)(),
+    });
+    serde_json::to_vec(&openapi::document(described)).expect("a description is JSON")
+}
 
 /// What the table says of a method and a path.
 enum Choice {
@@ -157,7 +184,7 @@ async fn run(
     slot: ConnectionSlot,
 ) -> Result<Response, Problem> {
     match handler {
-        Handler::Open(handler) => handler(app).await,
+        Handler::Open(handler) => handler(app, head).await,
         Handler::Read(handler) => {
             let caller = admit(&app, &head.headers).await?;
             handler(app, caller, head).await

@@ -93,7 +93,20 @@ impl Client {
     /// # Errors
     /// As [`Client::send`].
     pub async fn get_outside(&self, path: &str) -> Result<Answer> {
-        self.send(self.http.get(format!("{}{path}", self.origin)))
+        self.send(self.outside(path)).await
+    }
+
+    /// A request for a path outside `/api/v1`, without the token, for more headers.
+    pub fn outside(&self, path: &str) -> RequestBuilder {
+        self.http.get(format!("{}{path}", self.origin))
+    }
+
+    /// Asks about a path outside `/api/v1`, without the token.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn head_outside(&self, path: &str) -> Result<Answer> {
+        self.send(self.http.head(format!("{}{path}", self.origin)))
             .await
     }
 

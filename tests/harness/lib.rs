@@ -19,6 +19,7 @@ mod postgres_template;
 pub mod processes;
 pub mod program;
 pub mod proxy;
+pub mod python;
 pub mod raw_http;
 pub mod redis;
 pub mod small_disk;

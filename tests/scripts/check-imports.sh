@@ -89,7 +89,7 @@ forbid_outside "^$shared/(store/redis|config)" 'Redis is used in shared/src/stor
 # main → router → handler → usecase → repository → store, buffer → domain: a
 # layer imports from those to its right, but only the repository a store.
 forbid 'the choice of a store is the repository'"'"'s' \
-    "$(within 'store|buffer')" $api/handler $api/usecase $api/middleware $api/router.rs $api/transport
+    "$(within 'store|buffer')" $api/handler $api/usecase $api/middleware $api/router.rs $api/transport $api/openapi $api/pages
 forbid 'writes go through a usecase' '\brepository\.write\(' $api/handler $api/router.rs $api/middleware
 forbid 'a handler knows no router' "$(within 'router')" $api/handler
 forbid 'a usecase knows nothing of HTTP' \
@@ -98,6 +98,8 @@ forbid 'middleware stands before the handlers and imports neither them nor useca
     "$(within 'handler|usecase|router')" $api/middleware
 forbid 'transport only translates' \
     "$(within 'handler|usecase|router|middleware')" $api/transport
+forbid 'a description answers nothing' \
+    "$(within 'handler|usecase|router|middleware')" $api/openapi $api/pages
 forbid 'the two programs share only the shared crate' '\bsyncd::' $api
 forbid 'the two programs share only the shared crate' '\bholdfast_api::' $syncd
 forbid 'the shared crate knows neither program' '\b(holdfast_api|syncd)::' $shared

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Installs what the tests, the demo and the benchmark need beyond Rust: a C
-# compiler, PostgreSQL and Redis as programs, curl, jq, libfaketime, and for root
-# what cuts the power of a file system. Says what it does, changes nothing where all is
-# there, and neither creates a cluster nor starts a service: the tests run
-# private instances of their own.
+# compiler, PostgreSQL and Redis as programs, curl, jq, libfaketime, for root
+# what cuts the power of a file system, and what tests the API by its
+# description, in an environment of its own under target. Says what it does,
+# changes nothing where all is there, and neither creates a cluster nor starts a
+# service: the tests run private instances of their own.
 #
 # Exit codes: 0 all is there, 69 something is missing that can't be installed.
 set -euo pipefail
+cd "$(dirname "$0")/../.."
 
 readonly UNAVAILABLE=69
+readonly PYTHON="${CARGO_TARGET_DIR:-target}/python"
+readonly PYTHON_NEEDS=tests/api/requirements.txt
 readonly CREATE_NO_CLUSTER=/etc/postgresql-common/createcluster.d/holdfast-tests.conf
 
 say() { printf 'install: %s\n' "$*"; }
@@ -43,6 +47,7 @@ missing_packages() {
     command -v jq >/dev/null || echo jq
     has_faketime || echo libfaketime
     command -v cc >/dev/null || echo gcc libc6-dev
+    has_python || echo python3 python3-venv
     missing_for_power_cuts
 }
 
@@ -77,6 +82,22 @@ install_optional() {
     else
         say "libfaketime can't be installed: clocks that disagree will not be tested"
     fi
+}
+
+# Python with what makes environments, which Debian has in a package of its own.
+has_python() {
+    python3 -c 'import ensurepip, venv' 2>/dev/null
+}
+
+# The list the environment was made by lies in it, so that a changed one makes it anew.
+install_python_programs() {
+    if cmp -s "$PYTHON_NEEDS" "$PYTHON/made-by.txt"; then return 0; fi
+    say "installing what $PYTHON_NEEDS lists into $PYTHON"
+    rm -rf "$PYTHON"
+    python3 -m venv "$PYTHON" || fail "python3 could not make an environment"
+    "$PYTHON/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$PYTHON_NEEDS" ||
+        fail "pip could not install what $PYTHON_NEEDS lists"
+    cp "$PYTHON_NEEDS" "$PYTHON/made-by.txt"
 }
 
 as_root() {
@@ -125,6 +146,7 @@ main() {
     local missing
     read -r -a missing <<<"$(missing_packages | xargs)"
     if ((${#missing[@]} == 0)); then
+        install_python_programs
         install_optional
         return 0
     fi
@@ -136,6 +158,7 @@ main() {
     read -r -a missing <<<"$(missing_packages | xargs)"
     say "installing ${missing[*]}"
     install_packages "${missing[@]}"
+    install_python_programs
     install_optional
     say "done"
 }

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::json;
 use warp::reply::Response;
 
-use super::App;
+use super::{App, Head};
 use crate::transport::problem::{Kind, Problem};
 use crate::transport::response;
 
@@ -19,7 +19,7 @@ const EXPOSITION: HeaderValue =
 ///
 /// # Errors
 /// None.
-pub async fn livez(_app: Arc<App>) -> Result<Response, Problem> {
+pub async fn livez(_app: Arc<App>, _head: Head) -> Result<Response, Problem> {
     Ok(response::json(StatusCode::OK, &json!({"status": "alive"})))
 }
 
@@ -28,7 +28,7 @@ pub async fn livez(_app: Arc<App>) -> Result<Response, Problem> {
 ///
 /// # Errors
 /// 503.
-pub async fn readyz(app: Arc<App>) -> Result<Response, Problem> {
+pub async fn readyz(app: Arc<App>, _head: Head) -> Result<Response, Problem> {
     if app.repository.health().await.ready {
         return Ok(response::json(StatusCode::OK, &json!({"status": "ready"})));
     }
@@ -42,7 +42,7 @@ pub async fn readyz(app: Arc<App>) -> Result<Response, Problem> {
 ///
 /// # Errors
 /// None: 503 when not ready, but with the report.
-pub async fn health(app: Arc<App>) -> Result<Response, Problem> {
+pub async fn health(app: Arc<App>, _head: Head) -> Result<Response, Problem> {
     Ok(response::health(&app.repository.health().await))
 }
 
@@ -50,7 +50,7 @@ pub async fn health(app: Arc<App>) -> Result<Response, Problem> {
 ///
 /// # Errors
 /// None.
-pub async fn metrics(app: Arc<App>) -> Result<Response, Problem> {
+pub async fn metrics(app: Arc<App>, _head: Head) -> Result<Response, Problem> {
     let mut response = Response::new(app.metrics.render().into());
     response.headers_mut().insert(CONTENT_TYPE, EXPOSITION);
     Ok(response)

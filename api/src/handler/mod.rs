@@ -2,6 +2,7 @@
 //!
 //! Handlers are plain functions that return values; failures are [`Problem`]s, never rejections of the framework.
 
+pub mod documents;
 pub mod health;
 pub mod operations;
 pub mod profile;
@@ -19,6 +20,7 @@ use crate::lifecycle::PhaseWatch;
 use crate::middleware::auth::Caller;
 use crate::middleware::rate::RateLimit;
 use crate::middleware::token::TokenVerifier;
+use crate::pages::Documents;
 use crate::transport::body::{self, BodyStream};
 use crate::transport::condition;
 use crate::transport::header::{self, BodyForm};
@@ -36,6 +38,8 @@ pub struct App {
     pub rate_limit: Option<RateLimit>,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
+    /// What tells people and tools what this API is.
+    pub documents: Documents,
     /// Whether the process is about to end.
     pub phase: PhaseWatch,
 }

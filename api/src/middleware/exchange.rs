@@ -86,8 +86,10 @@ impl Exchange {
     /// Ends with an answer: adds the headers every answer has, logs it and counts it.
     pub fn finish(&self, response: &mut Response) {
         let headers = response.headers_mut();
-        // Answers are one user's alone, and an error may change any moment.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // Answers are one user's alone, and an error may change any moment; documents say themselves how they are kept.
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let id = HeaderValue::try_from(&self.request_id).expect("an id is printable ASCII");
         headers.insert(X_REQUEST_ID, id);

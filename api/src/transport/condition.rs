@@ -23,20 +23,21 @@ struct ClientTag {
 /// The condition of a write, to be judged where the write is applied.
 ///
 /// # Errors
-/// 400 when a header is malformed, both are given, or `If-None-Match` is other than `*`, which no write here needs.
+/// 400 when a header is malformed, or `If-None-Match` is other than `*`, which no write here needs; 412 when both are
+/// given, since what has a tag is there.
 pub fn of_write(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
     match (list(headers, &IF_MATCH)?, list(headers, &IF_NONE_MATCH)?) {
         (None, None) => Ok(None),
         (Some(TagList::Any), None) => Ok(Some(Precondition::Exists)),
         (Some(TagList::Tags(tags)), None) => Ok(Some(Precondition::Match(strong(tags)))),
         (None, Some(TagList::Any)) => Ok(Some(Precondition::Absent)),
-        (None, Some(TagList::Tags(_))) => Err(Problem::header(
+        (_, Some(TagList::Tags(_))) => Err(Problem::header(
             IF_NONE_MATCH.as_str(),
             "can only be * on a write",
         )),
-        (Some(_), Some(_)) => Err(Problem::header(
-            IF_NONE_MATCH.as_str(),
-            "can't be combined with If-Match",
+        (Some(_), Some(TagList::Any)) => Err(Problem::new(
+            Kind::PreconditionFailed,
+            "If-Match and If-None-Match: * exclude each other, so nothing meets both",
         )),
     }
 }
@@ -100,7 +101,11 @@ fn strong(tags: Vec<ClientTag>) -> Vec<ETag> {
         .collect()
 }
 
+/// What a header lists; `None` where it isn't there. A list may be empty: then it has no tag that matches.
 fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Option<TagList>, Problem> {
+    if !headers.contains_key(name) {
+        return Ok(None);
+    }
     let mut tags = Vec::new();
     let mut any = false;
     for value in headers.get_all(name) {
@@ -114,8 +119,7 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Option<TagList>, Probl
     match (any, tags.is_empty()) {
         (true, true) => Ok(Some(TagList::Any)),
         (true, false) => Err(malformed(name)),
-        (false, true) => Ok(None),
-        (false, false) => Ok(Some(TagList::Tags(tags))),
+        (false, _) => Ok(Some(TagList::Tags(tags))),
     }
 }
 
@@ -126,10 +130,11 @@ fn malformed(name: &HeaderName) -> Problem {
     )
 }
 
-/// Tags separated by commas, which a tag may hold itself; at least one.
-fn parse_tags(mut text: &str) -> Option<Vec<ClientTag>> {
+/// Tags separated by commas, which a tag may hold itself. Empty elements count for nothing (RFC 9110 §5.6.1.2).
+fn parse_tags(text: &str) -> Option<Vec<ClientTag>> {
     let mut tags = Vec::new();
-    loop {
+    let mut text = skip_empty(text);
+    while !text.is_empty() {
         let (is_weak, quoted) = match text.strip_prefix("W/") {
             Some(rest) => (true, rest),
             None => (false, text),
@@ -140,11 +145,16 @@ fn parse_tags(mut text: &str) -> Option<Vec<ClientTag>> {
             tag: tag.to_owned(),
         });
         let rest = rest.trim_start();
-        if rest.is_empty() {
-            return Some(tags);
+        if !rest.is_empty() && !rest.starts_with(',') {
+            return None;
         }
-        text = rest.strip_prefix(',')?.trim_start();
+        text = skip_empty(rest);
     }
+    Some(tags)
+}
+
+fn skip_empty(text: &str) -> &str {
+    text.trim_start_matches([',', ' ', '\t'])
 }
 
 #[cfg(test)]
@@ -190,20 +200,36 @@ mod tests {
 
     #[test]
     fn malformed_conditions_are_400() {
-        for text in [
-            "",
-            "a",
-            "\"a",
-            "\"a\" \"b\"",
-            "\"a\",",
-            "w/\"a\"",
-            "*, \"a\"",
-        ] {
+        for text in ["a", "\"a", "\"a\" \"b\"", "w/\"a\"", "*, \"a\""] {
             let problem = of_write(&headers(&[(IF_MATCH, text)])).expect_err("refused");
             assert_eq!(problem.kind(), Kind::BadHeader, "{text:?}");
         }
         assert!(of_write(&headers(&[(IF_NONE_MATCH, "\"a\"")])).is_err());
-        assert!(of_write(&headers(&[(IF_NONE_MATCH, "*"), (IF_MATCH, "*")])).is_err());
+    }
+
+    #[test]
+    fn what_is_there_and_is_not_there_is_412() {
+        let both = headers(&[(IF_NONE_MATCH, "*"), (IF_MATCH, "*")]);
+        let problem = of_write(&both).expect_err("refused");
+        assert_eq!(problem.kind(), Kind::PreconditionFailed);
+    }
+
+    #[test]
+    fn empty_elements_of_a_list_count_for_nothing() {
+        let tags = |text| of_write(&headers(&[(IF_MATCH, text)]));
+        assert_eq!(
+            tags(", \"a\",, \"b\" ,"),
+            Ok(Some(Precondition::Match(vec![tag("a"), tag("b")])))
+        );
+        for nothing in ["", ",", " , ,"] {
+            assert_eq!(
+                tags(nothing),
+                Ok(Some(Precondition::Match(vec![]))),
+                "{nothing:?}"
+            );
+        }
+        let read = |text| judge_read(&headers(&[(IF_NONE_MATCH, text)]), &tag("now"));
+        assert_eq!(read(""), Ok(ReadVerdict::Whole));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
 /// Longest `X-Request-Id` that is taken from a client, in characters.
-const MAX_REQUEST_ID: usize = 128;
+pub const MAX_REQUEST_ID: usize = 128;
 
 /// What bodies a route takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,8 @@ pub enum BodyForm {
 }
 
 impl BodyForm {
-    fn media_types(self) -> &'static [&'static str] {
+    /// The media types it may be sent under, the preferred one first.
+    pub fn media_types(self) -> &'static [&'static str] {
         match self {
             BodyForm::Json => &["application/json"],
             BodyForm::MergePatch => &["application/merge-patch+json", "application/json"],

@@ -1,5 +1,6 @@
 //! What goes over the wire: requests turned into checked values, values turned into answers, failures into problems.
 
+pub mod advice;
 pub mod body;
 pub mod condition;
 pub mod cursor;

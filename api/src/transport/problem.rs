@@ -7,7 +7,13 @@ use serde::Serialize;
 use warp::reply::Response;
 
 /// Most faults of one document that are told: enough for every field, and a bound for a body full of unknown ones.
-const MAX_FAULTS: usize = 50;
+pub const MAX_FAULTS: usize = 50;
+
+/// A problem's media type (RFC 9457 §3).
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// What every `type` begins with: where the pages about problems are.
+pub const TYPE_PREFIX: &str = "/problems/";
 
 /// What kind of failure it is. Each has a fixed `type`, title and status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,8 +191,13 @@ impl Kind {
         }
     }
 
+    /// The last part of its `type`, which names its page.
+    pub fn name(self) -> &'static str {
+        self.describe().0.trim_start_matches(TYPE_PREFIX)
+    }
+
     /// When a repeat may do better. A store's return takes seconds, room in a full buffer rather longer.
-    fn retry_after_seconds(self) -> Option<u16> {
+    pub fn retry_after_seconds(self) -> Option<u16> {
         match self {
             Kind::KeyInUse => Some(1),
             Kind::Unavailable | Kind::NotReady | Kind::TimedOut => Some(2),
@@ -232,8 +243,9 @@ pub struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// A problem as clients see it (RFC 9457).
 #[derive(Serialize)]
-struct ProblemDocument<'a> {
+pub struct ProblemDocument<'a> {
     r#type: &'static str,
     title: &'static str,
     status: u16,
@@ -330,26 +342,27 @@ impl Problem {
         &self.faults
     }
 
-    /// The answer.
-    pub fn into_response(self, request_id: &str) -> Response {
+    /// What is answered, to be written as JSON.
+    pub fn document<'a>(&'a self, request_id: &'a str) -> ProblemDocument<'a> {
         let (r#type, title, status) = self.kind.describe();
-        let document = ProblemDocument {
+        ProblemDocument {
             r#type,
             title,
             status: status.as_u16(),
             detail: &self.detail,
             request_id,
             errors: &self.faults,
-        };
-        let body =
-            serde_json::to_vec(&document).expect("a document of texts and numbers can be written");
+        }
+    }
+
+    /// The answer.
+    pub fn into_response(self, request_id: &str) -> Response {
+        let body = serde_json::to_vec(&self.document(request_id))
+            .expect("a document of texts and numbers can be written");
         let mut response = Response::new(body.into());
-        *response.status_mut() = status;
+        *response.status_mut() = self.kind.describe().2;
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if let Some(seconds) = self.kind.retry_after_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -23,7 +23,7 @@ pub const DEFAULT_LIMIT: usize = 50;
 pub const MAX_WAIT_SECONDS: u64 = 60;
 
 /// Longest `q`, in characters. The stores compare it with every title and description of a user's.
-const MAX_TEXT: usize = 1000;
+pub const MAX_TEXT: usize = 1000;
 
 /// Which operations a list asks for, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]

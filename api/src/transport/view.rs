@@ -270,7 +270,7 @@ fn buffer_view(report: &BufferReport) -> BufferView {
 }
 
 /// The contract's word for a mode.
-fn mode_word(mode: Mode) -> &'static str {
+pub fn mode_word(mode: Mode) -> &'static str {
     match mode {
         Mode::Embedded => "embedded",
         Mode::Online => "online",

@@ -21,6 +21,9 @@ pub enum Entity {
 }
 
 impl Entity {
+    /// Every kind of thing, in the contract's order.
+    pub const ALL: [Entity; 3] = [Entity::Task, Entity::Profile, Entity::Session];
+
     /// The contract's word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,6 +46,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Everything an operation does, in the contract's order.
+    pub const ALL: [Kind; 3] = [Kind::Create, Kind::Update, Kind::Delete];
+
     /// The contract's word.
     pub fn as_str(self) -> &'static str {
         match self {

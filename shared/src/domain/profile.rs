@@ -11,19 +11,23 @@ use super::record::Register;
 use super::stamp::Stamp;
 use super::text::{Violation, check_text};
 
-/// Declares a newtype over a text with a `parse` of its own.
+/// Declares a newtype over a text with a `parse` of its own; its length is checked before anything else.
 macro_rules! text_value {
-    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $lengths:expr, $check:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         pub struct $name(String);
 
         impl $name {
+            /// Most characters.
+            pub const MAX_CHARACTERS: usize = *$lengths.end();
+
             /// Checks.
             ///
             /// # Errors
             /// A [`Violation`] naming the rule.
             pub fn parse(text: &str) -> Result<Self, Violation> {
+                check_text(text, *$lengths.start(), Self::MAX_CHARACTERS)?;
                 let check: fn(&str) -> Result<(), Violation> = $check;
                 check(text)?;
                 Ok($name(text.to_owned()))
@@ -44,8 +48,7 @@ macro_rules! text_value {
 
 text_value! {
     /// An e-mail address of up to 254 characters (RFC 5321 §4.5.3.1.3), with one `@` between two parts.
-    Email, |text| {
-        check_text(text, 1, 254)?;
+    Email, 1..=254, |text| {
         let plain = !text.chars().any(|c| c.is_whitespace() || c.is_control());
         match text.rsplit_once('@') {
             Some((local, domain)) if plain && !local.is_empty() && !domain.is_empty() => Ok(()),
@@ -55,16 +58,15 @@ text_value! {
 }
 text_value! {
     /// The name others see: up to 100 characters.
-    DisplayName, |text| check_text(text, 0, 100)
+    DisplayName, 0..=100, |_| Ok(())
 }
 text_value! {
     /// A few words about oneself: up to 1 000 characters.
-    Bio, |text| check_text(text, 0, 1_000)
+    Bio, 0..=1_000, |_| Ok(())
 }
 text_value! {
     /// Where the picture is: an `http` or `https` URL of up to 2 048 characters.
-    AvatarUrl, |text| {
-        check_text(text, 1, 2_048)?;
+    AvatarUrl, 1..=2_048, |text| {
         match Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(()),
             _ => Err(Violation::new("must be an http or https URL")),
@@ -73,8 +75,7 @@ text_value! {
 }
 text_value! {
     /// A language tag (BCP 47), such as `de-CH`.
-    Locale, |text| {
-        check_text(text, 1, 100)?;
+    Locale, 1..=100, |text| {
         match LanguageTag::parse(text) {
             Ok(_) => Ok(()),
             Err(_) => Err(Violation::new("must be a BCP 47 language tag, such as de-CH")),
@@ -83,12 +84,18 @@ text_value! {
 }
 text_value! {
     /// An IANA time zone name, such as `Europe/Zurich`.
-    TimeZone, |text| {
-        check_text(text, 1, 100)?;
+    TimeZone, 1..=100, |text| {
         match chrono_tz::Tz::from_str(text) {
             Ok(_) => Ok(()),
             Err(_) => Err(Violation::new("must be an IANA time zone name, such as Europe/Zurich")),
         }
+    }
+}
+
+impl TimeZone {
+    /// The names of all zones, in their order.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())
     }
 }
 

@@ -11,13 +11,16 @@ use super::text::{Violation, check_text};
 pub struct Title(String);
 
 impl Title {
+    /// Most characters.
+    pub const MAX_CHARACTERS: usize = 200;
+
     /// Trims and checks.
     ///
     /// # Errors
     /// A [`Violation`] naming the rule.
     pub fn parse(text: &str) -> Result<Self, Violation> {
         let trimmed = text.trim();
-        check_text(trimmed, 1, 200)?;
+        check_text(trimmed, 1, Title::MAX_CHARACTERS)?;
         Ok(Title(trimmed.to_owned()))
     }
 
@@ -37,12 +40,15 @@ impl Title {
 pub struct Description(String);
 
 impl Description {
+    /// Most characters.
+    pub const MAX_CHARACTERS: usize = 10_000;
+
     /// Checks.
     ///
     /// # Errors
     /// A [`Violation`] naming the rule.
     pub fn parse(text: &str) -> Result<Self, Violation> {
-        check_text(text, 0, 10_000)?;
+        check_text(text, 0, Description::MAX_CHARACTERS)?;
         Ok(Description(text.to_owned()))
     }
 
@@ -147,13 +153,16 @@ impl Tags {
     /// Most tags of one task.
     pub const MAX: usize = 20;
 
+    /// Most characters of one tag.
+    pub const MAX_CHARACTERS: usize = 50;
+
     /// Trims and checks one tag.
     ///
     /// # Errors
     /// A [`Violation`] naming the rule.
     pub fn parse_one(text: &str) -> Result<String, Violation> {
         let trimmed = text.trim();
-        check_text(trimmed, 1, 50)?;
+        check_text(trimmed, 1, Tags::MAX_CHARACTERS)?;
         Ok(trimmed.to_owned())
     }
 

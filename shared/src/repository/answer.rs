@@ -15,6 +15,11 @@ pub enum SyncState {
     Stale,
 }
 
+impl SyncState {
+    /// Every one, the strongest first.
+    pub const ALL: [SyncState; 3] = [SyncState::Synced, SyncState::Pending, SyncState::Stale];
+}
+
 /// Something that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found<T> {
@@ -105,10 +110,20 @@ pub enum Mode {
     CatchingUp,
 }
 
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Mode; 4] = [
+        Mode::Embedded,
+        Mode::Online,
+        Mode::Offline,
+        Mode::CatchingUp,
+    ];
+}
+
 /// A configured or disabled store, for `/health`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreReport {
-    /// `up`, `down` or `disabled`.
+    /// One of [`StoreReport::STATES`].
     pub state: &'static str,
     /// Since when; `None` when disabled.
     pub since: Option<Timestamp>,
@@ -118,10 +133,21 @@ pub struct StoreReport {
     pub error: Option<String>,
 }
 
+impl StoreReport {
+    /// It takes writes.
+    pub const UP: &'static str = "up";
+    /// It doesn't.
+    pub const DOWN: &'static str = "down";
+    /// It isn't configured.
+    pub const DISABLED: &'static str = "disabled";
+    /// Every state, in the contract's words.
+    pub const STATES: [&'static str; 3] = [Self::UP, Self::DOWN, Self::DISABLED];
+}
+
 /// The buffer, for `/health`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BufferReport {
-    /// `ok`, `full` or `unavailable`.
+    /// One of [`BufferReport::STATES`].
     pub state: &'static str,
     /// Items waiting.
     pub pending: u64,
@@ -137,6 +163,17 @@ pub struct BufferReport {
     pub damaged_items: u64,
     /// Damaged files beside the buffer, salvaged or not.
     pub damaged_files: u64,
+}
+
+impl BufferReport {
+    /// It takes writes.
+    pub const OK: &'static str = "ok";
+    /// It takes no more for now.
+    pub const FULL: &'static str = "full";
+    /// It can't be read.
+    pub const UNAVAILABLE: &'static str = "unavailable";
+    /// Every state, in the contract's words.
+    pub const STATES: [&'static str; 3] = [Self::OK, Self::FULL, Self::UNAVAILABLE];
 }
 
 /// What `/health` says.

@@ -16,7 +16,7 @@ impl Repository {
         let held = tokio::task::spawn_blocking(move || DaemonLock::is_held(&path)).await;
         HealthReport {
             status: self.mode(buffer.pending),
-            ready: self.0.postgres_up().is_some() || buffer.state != "unavailable",
+            ready: self.0.postgres_up().is_some() || buffer.state != BufferReport::UNAVAILABLE,
             postgres: store_report(self.0.postgres.as_ref()),
             redis: store_report(self.0.redis.as_ref()),
             buffer,
@@ -41,9 +41,9 @@ impl Repository {
         match snapshot {
             Ok(snapshot) => BufferReport {
                 state: if snapshot.disk_full || snapshot.counters.pending >= max_items {
-                    "full"
+                    BufferReport::FULL
                 } else {
-                    "ok"
+                    BufferReport::OK
                 },
                 pending: snapshot.counters.pending,
                 dead: snapshot.counters.dead,
@@ -54,7 +54,7 @@ impl Repository {
                 damaged_files: snapshot.damaged_files,
             },
             Err(_) => BufferReport {
-                state: "unavailable",
+                state: BufferReport::UNAVAILABLE,
                 pending: 0,
                 dead: 0,
                 oldest_age: std::time::Duration::ZERO,
@@ -70,7 +70,7 @@ impl Repository {
 fn store_report<S>(lane: Option<&Lane<S>>) -> StoreReport {
     let Some(lane) = lane else {
         return StoreReport {
-            state: "disabled",
+            state: StoreReport::DISABLED,
             since: None,
             latency: None,
             error: None,
@@ -79,8 +79,8 @@ fn store_report<S>(lane: Option<&Lane<S>>) -> StoreReport {
     let status = lane.health.status();
     StoreReport {
         state: match status.state {
-            StoreState::Up => "up",
-            StoreState::Down => "down",
+            StoreState::Up => StoreReport::UP,
+            StoreState::Down => StoreReport::DOWN,
         },
         since: Some(status.since),
         latency: status.latency,
