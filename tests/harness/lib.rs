@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod answer;
+pub mod certificates;
 pub mod client;
 pub mod daemon;
 pub mod ledger;
@@ -21,6 +22,8 @@ pub mod program;
 pub mod proxy;
 pub mod raw_http;
 pub mod redis;
+pub mod redis_cluster;
+pub mod redis_service;
 pub mod small_disk;
 pub mod story;
 pub mod summary;
@@ -28,6 +31,7 @@ pub mod tokens;
 pub mod wait;
 
 pub use answer::Answer;
+pub use certificates::Authority;
 pub use client::Client;
 pub use ledger::Ledger;
 pub use loop_disk::LoopDisk;
@@ -37,5 +41,7 @@ pub use postgres::Postgres;
 pub use program::Program;
 pub use proxy::{FaultProxy, Flow};
 pub use redis::Redis;
+pub use redis_cluster::RedisCluster;
+pub use redis_service::RedisService;
 pub use small_disk::SmallDisk;
 pub use wait::eventually;

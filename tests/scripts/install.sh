@@ -37,6 +37,7 @@ has_faketime() {
 missing_packages() {
     has_postgres || postgres_package
     command -v redis-server >/dev/null || echo redis-server
+    command -v redis-cli >/dev/null || echo redis-tools
     command -v make >/dev/null || echo make
     has_faketime || echo libfaketime
     command -v cc >/dev/null || echo gcc libc6-dev
