@@ -135,7 +135,9 @@ impl Repository {
             let page = match lane.store.revocations_since(cursor.clone()).await {
                 Ok(Some(page)) => page,
                 Ok(None) => {
-                    tracing::warn!("redis has lost revocations; it is given those that it lacks");
+                    tracing::info!(
+                        "redis no longer has the last revocation that was read there: comparing all"
+                    );
                     self.0.revocations.redis_may_have_none();
                     *cursor = RevocationCursor::default();
                     continue;

@@ -8,6 +8,7 @@ use holdfast_shared::domain::{Revocation, Session, SessionId, Timestamp, UserId}
 use holdfast_shared::health::Probe;
 use holdfast_shared::store::redis::{Redis, RevocationCursor};
 use holdfast_shared::store::{FailureClass, StoreError};
+use holdfast_tests::redis::Setup;
 use holdfast_tests::redis_service::{Access, RedisService, SERVICE};
 use holdfast_tests::{RedisCluster, eventually};
 
@@ -180,6 +181,31 @@ async fn urls_of_the_wrong_kind_are_no_outages() -> Result<()> {
         "{said:?}"
     );
     assert!(said.len() >= 5, "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_a_sentinel_calls_master_must_be_one() -> Result<()> {
+    let master = holdfast_tests::Redis::start().await?;
+    let port = master.port().to_string();
+    let replica = Setup::default().with(&["--replicaof", "127.0.0.1", &port]);
+    let replica = holdfast_tests::Redis::start_as(replica).await?;
+    // As a sentinel does that has been cut off since before a failover.
+    let mistaken = format!(
+        "sentinel monitor {SERVICE} 127.0.0.1 {} 1\n\
+         sentinel down-after-milliseconds {SERVICE} 60000\n",
+        replica.port()
+    );
+    let sentinel = holdfast_tests::Redis::start_as(Setup::default().watching(mistaken)).await?;
+    let url = format!("redis+sentinel://127.0.0.1:{}/{SERVICE}", sentinel.port());
+    let said = failed(
+        store(&url)?.is_revoked(&revocation("x").session_id).await,
+        FailureClass::Unavailable,
+    );
+    assert_eq!(
+        said,
+        "the sentinels name a server as master that is none now"
+    );
     Ok(())
 }
 
