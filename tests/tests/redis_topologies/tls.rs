@@ -81,6 +81,21 @@ async fn a_certificate_that_will_not_do_is_no_outage() -> Result<()> {
 }
 
 #[tokio::test]
+async fn with_and_without_tls_mistaken_for_each_other_is_hinted_at() -> Result<()> {
+    let certified = Certified::start().await?;
+    let said_of = async |url: &str| -> Result<String> {
+        Ok(failed(store(url)?.probe().await, FailureClass::Unavailable))
+    };
+    let plain = certified.redis.port();
+    let said = said_of(&format!("rediss://127.0.0.1:{plain}")).await?;
+    assert_eq!(said, "redis did not accept a connection in TLS in time");
+    let certified = certified.redis.port_of("--tls-port");
+    let said = said_of(&format!("redis://127.0.0.1:{certified}")).await?;
+    assert!(said.contains("does it want TLS"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn renewed_files_are_used_without_a_restart() -> Result<()> {
     let certified = Certified::start().await?;
     let directory = tempfile::tempdir()?;

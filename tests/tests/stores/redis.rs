@@ -328,6 +328,18 @@ async fn a_redis_without_memory_counts_as_away() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_redis_without_room_for_another_client_counts_as_away() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let held = fixture.connect().await?;
+    let command = cmd("CONFIG").arg("SET").arg("maxclients").arg(1).to_owned();
+    let () = command.query_async(&mut held.clone()).await?;
+    let error = assert_failed(fixture.store.probe().await, FailureClass::Unavailable);
+    assert_eq!(error.to_string(), "redis has no connection free");
+    drop(held);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_password_that_is_asked_for_is_systemic() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture

@@ -33,15 +33,16 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// Makes connections of which each may take `limit`, and each answer on them `answer_limit`.
+    /// Makes connections, [within](Dialer::within) `limit`; each answer on them may take `answer_limit`.
     pub(super) fn new(
         (login, database): (RedisLogin, u32),
         tls: Option<RedisTls>,
         limit: Duration,
         answer_limit: Duration,
     ) -> Self {
+        // All that is done to get a connection has one limit in common.
         let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(limit))
+            .set_connection_timeout(None)
             .set_response_timeout(Some(answer_limit));
         Dialer {
             login,
@@ -59,7 +60,18 @@ impl Dialer {
     ) -> Result<T, StoreError> {
         timeout(self.limit, attempt)
             .await
-            .unwrap_or_else(|_| Err(StoreError::connection_late(STORE)))
+            .unwrap_or_else(|_| Err(self.late()))
+    }
+
+    /// A server that doesn't speak TLS waits for a client to say something that it understands.
+    fn late(&self) -> StoreError {
+        match self.tls {
+            None => StoreError::connection_late(STORE),
+            Some(_) => StoreError::new(
+                Unavailable,
+                "redis did not accept a connection in TLS in time",
+            ),
+        }
     }
 
     /// Connects and logs in. The server has answered then.
@@ -137,9 +149,17 @@ impl Dialer {
         }
         pipeline.cmd("PING").ignore_errors();
         let answers: Result<Vec<Value>, RedisError> = pipeline.query_async(connection).await;
-        accepted(answers.map_err(unconnected)?)
+        accepted(answers.map_err(|error| self.shut_out(error))?)
             .map(drop)
             .map_err(refused_to_let_in)
+    }
+
+    fn shut_out(&self, error: RedisError) -> StoreError {
+        if self.tls.is_none() && error.is_connection_dropped() {
+            let problem = "redis ends new connections at once: does it want TLS, so that REDIS_URL must begin with rediss?";
+            return StoreError::new(Unavailable, problem).caused_by(error);
+        }
+        unconnected(error)
     }
 }
 

@@ -9,8 +9,8 @@ use redis::{ErrorKind, ParsingError, RedisError, ServerError, Value};
 use crate::store::FailureClass::{Contended, Item, Systemic, Unavailable};
 use crate::store::{FailureClass, StoreError};
 
-/// The first word of Redis' refusals, with their class and our words; where there are several refusals, the earlier
-/// line counts. Any other refusal is of the very command.
+/// How Redis' refusals begin, with their class and our words; where there are several refusals, the earlier line
+/// counts. Any other refusal is of the very command.
 const MEANINGS: &[(&str, FailureClass, &str)] = &[
     (
         "READONLY",
@@ -27,6 +27,11 @@ const MEANINGS: &[(&str, FailureClass, &str)] = &[
         "redis has too few replicas to take writes",
     ),
     ("OOM", Unavailable, "redis is out of memory"),
+    (
+        "ERR max number of clients",
+        Unavailable,
+        "redis has no connection free",
+    ),
     ("BUSY", Contended, "redis is busy with a script"),
     ("TRYAGAIN", Contended, "redis is moving the keys"),
     (
@@ -83,10 +88,10 @@ pub(super) fn refusal(answer: &Value) -> Option<&ServerError> {
 /// What these refusals, of which there is at least one, mean together.
 fn refused<'e>(refusals: impl Iterator<Item = &'e ServerError>) -> StoreError {
     let refusals: Vec<&ServerError> = refusals.collect();
-    let meant = |word: &str| refusals.iter().find(|refusal| refusal.code() == word);
+    let meant = |words: &str| refusals.iter().find(|refusal| begins(refusal, words));
     let known = MEANINGS
         .iter()
-        .find_map(|(word, class, summary)| Some((*class, *summary, *meant(word)?)));
+        .find_map(|(words, class, summary)| Some((*class, *summary, *meant(words)?)));
     let (class, summary) = known.map_or(
         (Item, "redis refuses the command"),
         |(class, summary, _)| (class, summary),
@@ -99,6 +104,11 @@ fn refused<'e>(refusals: impl Iterator<Item = &'e ServerError>) -> StoreError {
         Some(refusal) => error.caused_by(refusal.clone()),
         None => error,
     }
+}
+
+fn begins(refusal: &ServerError, words: &str) -> bool {
+    let (code, rest) = words.split_once(' ').unwrap_or((words, ""));
+    refusal.code() == code && refusal.details().unwrap_or_default().starts_with(rest)
 }
 
 /// The failure of an attempt to connect: nothing was asked yet.
@@ -129,8 +139,11 @@ fn tls_reason(error: &RedisError) -> Option<&'static str> {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "the certificate of redis is for another host than REDIS_URL names"
             }
-            _ => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the certificate of redis is not trusted: name its authority's in sslrootcert of REDIS_URL"
+            }
+            _ => {
+                "the certificate of redis is none for a server: one that signed itself often isn't"
             }
         },
         TlsError::AlertReceived(
@@ -218,6 +231,11 @@ mod tests {
                 vec!["TRYAGAIN Multiple keys request during rehashing of slot"],
                 Contended,
                 "moving",
+            ),
+            (
+                vec!["ERR max number of clients reached"],
+                Unavailable,
+                "no connection free",
             ),
             (
                 vec!["NOAUTH Authentication required."],

@@ -13,8 +13,8 @@
 //! changed in one script. Nothing else has to change at once: what is done to several keys is done again as a whole
 //! when it failed, which changes nothing where it had been done.
 //!
-//! The servers may be one, the master of a service that sentinels watch, or a cluster. A [`client`] makes connections
-//! to either kind, a [`connection`] carries commands out on the servers that have their keys. Both are our own over the
+//! The servers may be one, the master of a service that sentinels watch, or a cluster. A `client` makes connections to
+//! any of them, a `connection` carries commands out on the servers that have their keys. Both are our own over the
 //! `redis` crate's connection to one server (protocol and TLS). Its Sentinel client (1.8) waits for the sentinel that is
 //! named first, up to a second if that one hangs, which is longer than a whole call may take, and a sentinel is often
 //! lost together with the master. Its Cluster client repeats and reconnects by a schedule of its own, holds up every call
