@@ -159,7 +159,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     });
     let of_opening = error.downcast_ref().map(|error| match error {
         OpenError::Buffer(_) => exit::IO,
-        OpenError::Store(_) | OpenError::Foreign(_) => exit::CONFIG,
+        OpenError::Foreign(_) => exit::CONFIG,
     });
     let of_meeting = error.downcast_ref::<ForeignBuffer>().map(|_| exit::CONFIG);
     of_keys

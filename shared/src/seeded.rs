@@ -48,6 +48,8 @@ pub enum Bug {
     LockedRowStopsLane,
     /// A revoked session is let in.
     RevocationIgnored,
+    /// What Redis has lost of the revocations isn't given back to it.
+    LostRevocationsLeft,
     /// An expired token is let in.
     ExpiredTokenAccepted,
     /// A body is read to its end, however long.
@@ -81,7 +83,7 @@ impl Bug {
 
 /// Every bug.
 #[cfg(feature = "seeded-bugs")]
-const ALL: [Bug; 23] = [
+const ALL: [Bug; 24] = [
     Bug::AckBeforeCommit,
     Bug::CommitUnsynced,
     Bug::WithdrawnCarriedOut,
@@ -103,6 +105,7 @@ const ALL: [Bug; 23] = [
     Bug::RemovedBeforeApplied,
     Bug::LockedRowStopsLane,
     Bug::RevocationIgnored,
+    Bug::LostRevocationsLeft,
     Bug::ExpiredTokenAccepted,
     Bug::BodyUnbounded,
 ];

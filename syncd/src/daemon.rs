@@ -36,7 +36,7 @@ pub async fn run(
         &buffer,
         &orders.look,
         Some(Pulse::from_environment()),
-    )?;
+    );
     let mut services = JoinSet::new();
     if let Some(listener) = listen(&config).await? {
         let source = Source {

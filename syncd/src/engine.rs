@@ -9,7 +9,6 @@ use holdfast_shared::buffer::{Buffer, Lane};
 use holdfast_shared::clock::Clock;
 use holdfast_shared::config::{AppEnv, Config, PostgresConfig, RedisConfig, SyncConfig};
 use holdfast_shared::health::{Probed, StoreHealth, monitor};
-use holdfast_shared::store::StoreError;
 use holdfast_shared::store::postgres::Postgres;
 use holdfast_shared::store::redis::Redis;
 use tokio::sync::{Notify, watch};
@@ -56,15 +55,12 @@ struct Site<'s> {
 impl Engine {
     /// Starts it. `look` begins a cycle; `pulse` is for the service manager, where there is one. Call it within the
     /// runtime.
-    ///
-    /// # Errors
-    /// When a store's settings can't be used. A store that can't be reached is no error.
     pub fn start(
         config: &Config,
         buffer: &Buffer,
         look: &Arc<Notify>,
         pulse: Option<Pulse>,
-    ) -> Result<Self, StoreError> {
+    ) -> Self {
         let (settings, settings_in_force) = watch::channel(config.sync.clone());
         let (stop, stopped) = watch::channel(false);
         let mut site = Site {
@@ -81,11 +77,7 @@ impl Engine {
             .postgres
             .as_ref()
             .map(|postgres| site.start_postgres(postgres));
-        let redis = config
-            .redis
-            .as_ref()
-            .map(|redis| site.start_redis(redis))
-            .transpose()?;
+        let redis = config.redis.as_ref().map(|redis| site.start_redis(redis));
         site.start_lookout(Arc::clone(look), pulse);
         let Site {
             board,
@@ -93,7 +85,7 @@ impl Engine {
             watchers,
             ..
         } = site;
-        Ok(Engine {
+        Engine {
             board,
             postgres,
             redis,
@@ -101,7 +93,7 @@ impl Engine {
             stop,
             workers,
             watchers,
-        })
+        }
     }
 
     /// What it is doing.
@@ -186,8 +178,8 @@ impl Site<'_> {
         (store, health)
     }
 
-    fn start_redis(&mut self, config: &RedisConfig) -> Result<StoreHealth, StoreError> {
-        let store = Redis::new(config, REDIS_DEADLINE)?;
+    fn start_redis(&mut self, config: &RedisConfig) -> StoreHealth {
+        let store = Redis::new(config, REDIS_DEADLINE);
         let (health, watching) =
             monitor("redis", store.clone(), self.config.health_interval, |_| {});
         self.watchers.spawn(watching);
@@ -197,7 +189,7 @@ impl Site<'_> {
             Gate::Redis,
         );
         self.workers.spawn(worker.run());
-        Ok(health)
+        health
     }
 
     fn worker<S: Sink>(&mut self, lane: Lane, sink: S, gate: Gate) -> Worker<S> {

@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod answer;
+pub mod certificates;
 pub mod client;
 pub mod daemon;
 pub mod ledger;
@@ -22,6 +23,8 @@ pub mod proxy;
 pub mod python;
 pub mod raw_http;
 pub mod redis;
+pub mod redis_cluster;
+pub mod redis_service;
 pub mod small_disk;
 pub mod story;
 pub mod summary;
@@ -29,6 +32,7 @@ pub mod tokens;
 pub mod wait;
 
 pub use answer::Answer;
+pub use certificates::Authority;
 pub use client::Client;
 pub use ledger::Ledger;
 pub use loop_disk::LoopDisk;
@@ -38,5 +42,7 @@ pub use postgres::Postgres;
 pub use program::Program;
 pub use proxy::{FaultProxy, Flow};
 pub use redis::Redis;
+pub use redis_cluster::RedisCluster;
+pub use redis_service::RedisService;
 pub use small_disk::SmallDisk;
 pub use wait::eventually;

@@ -140,3 +140,14 @@ pub fn tampered(subject: &str) -> String {
         parts(&mine, 2)
     )
 }
+
+/// The session that a token belongs to, as the programs see it.
+///
+/// # Errors
+/// When it isn't one of these tokens.
+pub fn session_id(token: &str) -> Result<String> {
+    let claims: Value =
+        jsonwebtoken::dangerous::insecure_decode_claims(token).context("not a token")?;
+    let id = claims["sid"].as_str().or(claims["jti"].as_str());
+    Ok(id.context("a token without a session")?.to_owned())
+}

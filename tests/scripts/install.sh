@@ -33,19 +33,14 @@ has_postgres() {
     return 1
 }
 
-# What gives a process another wall clock, for tests/tests/clocks.rs.
-has_faketime() {
-    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null
-}
-
 missing_packages() {
     has_postgres || postgres_package
     command -v redis-server >/dev/null || echo redis-server
+    command -v redis-cli >/dev/null || echo redis-tools
     command -v make >/dev/null || echo make
     # What the API's guide is typed with.
     command -v curl >/dev/null || echo curl
     command -v jq >/dev/null || echo jq
-    has_faketime || echo libfaketime
     command -v cc >/dev/null || echo gcc libc6-dev
     has_python || echo python3 python3-venv
     missing_for_power_cuts
@@ -67,9 +62,9 @@ postgres_package() {
     fi
 }
 
+# What gives a process another wall clock, for tests/tests/clocks.rs.
 has_faketime() {
-    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null ||
-        compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null
 }
 
 # What the tests go on without, saying so.

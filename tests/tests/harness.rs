@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_tests::processes::Process;
-use holdfast_tests::redis::Persistence;
+use holdfast_tests::redis::{Persistence, Setup};
 use holdfast_tests::tokens::{self, KeyPair};
 use holdfast_tests::{
     FaultProxy, Flow, Ledger, Postgres, Redis, ReservedPort, eventually, raw_http,
@@ -180,7 +180,7 @@ async fn redis_is_killed_frozen_and_started_again() -> Result<()> {
 
 #[tokio::test]
 async fn a_redis_that_keeps_every_write_has_it_after_a_kill() -> Result<()> {
-    let mut redis = Redis::start_with(Persistence::EveryWrite).await?;
+    let mut redis = Redis::start_as(Setup::default().keeping(Persistence::EveryWrite)).await?;
     redis.ask("SET key value").await?;
     redis.kill9().await?;
     redis.start_again().await?;

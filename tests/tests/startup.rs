@@ -106,6 +106,7 @@ async fn a_bad_variable_is_one_line_that_names_it() -> Result<()> {
         ("JWT_SECRET", "too-short"),
         ("DATABASE_URL", "mysql://localhost/app"),
         ("REDIS_URL", "http://localhost"),
+        ("REDIS_URL", "redis+sentinel://one:26379,two:26379"),
     ];
     for (name, value) in bad {
         let node = quiet_node()?.with(name, value);

@@ -21,7 +21,7 @@ use super::variable::{
     MAX_RETRY_ATTEMPTS, RATE_LIMIT_PER_MINUTE, REDIS_URL, SESSION_POLICY, SHUTDOWN_TIMEOUT_SECONDS,
     STORE_TIMEOUT_MS, SYNC_BATCH_MAX, SYNC_BATCH_SIZE, SYNC_INTERVAL_SECONDS, SYNCD_ADDR, Variable,
 };
-use super::{keys, stores};
+use super::{keys, redis_url, stores};
 use crate::telemetry;
 
 /// Where the development settings lie, in the working directory.
@@ -349,9 +349,8 @@ fn settings(values: &Values) -> Vec<Setting> {
 
 fn shown(variable: &Variable, text: &str) -> String {
     match variable.name {
-        name if name == DATABASE_URL.name || name == REDIS_URL.name => {
-            stores::without_credentials(text)
-        }
+        name if name == DATABASE_URL.name => stores::without_credentials(text),
+        name if name == REDIS_URL.name => redis_url::without_credentials(text),
         _ if variable.is_secret() => "***".to_owned(),
         _ => text.to_owned(),
     }

@@ -20,8 +20,10 @@ mod source;
 mod settings;
 mod values;
 
+mod certificates;
 mod keys;
 mod load;
+mod redis_url;
 mod stores;
 
 mod development_secret;
@@ -35,8 +37,8 @@ pub use development_secret::development_secret;
 pub use document::{env_example, man_section};
 pub use fault::{ConfigFaults, Fault};
 pub use settings::{
-    AppEnv, BufferConfig, Config, LogConfig, LogFormat, PostgresConfig, RedisConfig, SessionPolicy,
-    Setting, SyncConfig, TokenConfig, TokenKeys,
+    AppEnv, BufferConfig, Config, LogConfig, LogFormat, PostgresConfig, RedisAddress, RedisConfig,
+    RedisLogin, RedisServers, RedisTls, SessionPolicy, Setting, SyncConfig, TokenConfig, TokenKeys,
 };
 pub use source::Source;
 pub use variable::{Kind, Section, Variable, variables};

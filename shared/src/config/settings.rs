@@ -118,11 +118,62 @@ impl fmt::Debug for PostgresConfig {
     }
 }
 
-/// The Redis store.
+/// The Redis store, as `REDIS_URL` names it: see [`redis_url`](super::redis_url).
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// A URL that the client has accepted.
-    pub url: SecretString,
+    /// Which servers.
+    pub servers: RedisServers,
+    /// As whom to log in to those that hold the data.
+    pub login: RedisLogin,
+    /// Which of a server's databases; 0 in a cluster, which has no other.
+    pub database: u32,
+    /// How TLS is spoken, to the sentinels too; `None`: not at all.
+    pub tls: Option<RedisTls>,
+}
+
+/// The servers of a Redis store.
+#[derive(Clone, Debug)]
+pub enum RedisServers {
+    /// One.
+    Single(RedisAddress),
+    /// The one that is master at the time.
+    Sentinel {
+        /// Those who know which it is.
+        sentinels: Vec<RedisAddress>,
+        /// What they call it.
+        service: String,
+        /// As whom to log in to them.
+        login: RedisLogin,
+    },
+    /// The masters of a cluster, which these of its nodes know.
+    Cluster(Vec<RedisAddress>),
+}
+
+/// Where a Redis server, or a sentinel, listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RedisAddress {
+    /// A host's name or address, without brackets, and a port.
+    Tcp(String, u16),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+/// As whom to log in to Redis.
+#[derive(Clone, Debug, Default)]
+pub struct RedisLogin {
+    /// The user; `None` for the default one. Never without a password.
+    pub user: Option<String>,
+    /// The password; `None`: there is no logging in.
+    pub password: Option<SecretString>,
+}
+
+/// How TLS is spoken to Redis. The files are read at each connection, so that certificates can be renewed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedisTls {
+    /// PEM file with the authorities that are trusted; `None` for those that the web trusts.
+    pub root_certificates: Option<PathBuf>,
+    /// PEM files with the certificate that is shown to the server, and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// The buffer file.

@@ -11,9 +11,9 @@ use super::dotenv;
 use super::fault::{Fault, nearest, quoted};
 use super::variable::{Variable, variables};
 
-/// Longest secret, key or `.env` file that is read, in bytes. The largest honest one, a key set of a hundred RSA
-/// keys, is under 64 KiB.
-pub(super) const MAX_FILE_BYTES: u64 = 256 * 1024;
+/// Longest secret, key, certificate or `.env` file that is read, in bytes. The largest honest one, a bundle of all
+/// authorities that the web trusts, is about 256 KiB.
+pub(super) const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// The variable by which systemd tells a service where its credentials lie.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";

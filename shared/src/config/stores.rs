@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use deadpool_redis::redis::IntoConnectionInfo;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
 use super::fault::quoted;
+use super::redis_url;
 use super::settings::{PostgresConfig, RedisConfig};
 use super::source::read_bounded;
 use super::values::Values;
@@ -51,9 +51,6 @@ const URL_FILE_PARAMETERS: &[&str] = &[
 
 const DATABASE_URL_REMEDY: &str =
     "write postgres://user:password@host:port/name, with special characters percent-encoded";
-
-const REDIS_URL_REMEDY: &str = "write redis://user:password@host:port/database, rediss:// for TLS where the \
-    build has it, or redis+unix:///path/to/socket; Sentinel, Cluster and several hosts are not supported yet";
 
 /// PostgreSQL, by `DATABASE_URL` or by `DB_HOST` and its companions; `None` if neither is set.
 pub(super) fn postgres(values: &mut Values) -> Option<PostgresConfig> {
@@ -213,24 +210,18 @@ fn parameter_problem(key: &str, value: &str) -> Option<(String, &'static str)> {
 /// Redis; `None` if it isn't set.
 pub(super) fn redis(values: &mut Values) -> Option<RedisConfig> {
     let url = values.secret(&REDIS_URL)?;
-    let text = url.expose_secret();
-    let several =
-        Url::parse(text).is_ok_and(|url| url.host_str().is_some_and(|host| host.contains(',')));
-    if several {
-        values.refuse(&REDIS_URL, "names several hosts", REDIS_URL_REMEDY);
-    } else if text.starts_with("rediss:") && text.into_connection_info().is_err() {
-        values.refuse(
-            &REDIS_URL,
-            "is not a rediss:// URL this build accepts",
-            REDIS_URL_REMEDY,
-        );
-    } else if text.into_connection_info().is_err() {
-        values.refuse(&REDIS_URL, "is not a Redis URL", REDIS_URL_REMEDY);
+    match redis_url::parse(url.expose_secret()) {
+        Ok(config) => Some(config),
+        Err(problems) => {
+            for (problem, remedy) in &problems {
+                values.refuse(&REDIS_URL, problem, remedy);
+            }
+            None
+        }
     }
-    Some(RedisConfig { url })
 }
 
-/// A store's URL as it may be shown: whom one would log in as, and all parameters, are left out.
+/// A database's URL as it may be shown: whom one would log in as, and all parameters, are left out.
 pub(super) fn without_credentials(text: &str) -> String {
     let Ok(mut url) = Url::parse(text) else {
         return "***".to_owned();

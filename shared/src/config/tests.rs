@@ -2,6 +2,7 @@
 
 mod keys;
 mod places;
+mod redis;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -304,7 +305,10 @@ fn nothing_that_can_be_printed_shows_a_secret() {
             "DATABASE_URL",
             "postgres://me:hunter2@db:6000/tasks?password=hunter2",
         ),
-        ("REDIS_URL", "redis://hunter2@redis:6380/2"),
+        (
+            "REDIS_URL",
+            "redis+sentinel://me:hunter2@one,two:6380/mymaster/2?sentinel_password=hunter2",
+        ),
     ]);
     let listing = config.render();
     let debug = format!("{config:?}");
@@ -316,7 +320,8 @@ fn nothing_that_can_be_printed_shows_a_secret() {
         listing.contains("postgres://***@db:6000/tasks?***"),
         "{listing}"
     );
-    assert!(listing.contains("redis://***@redis:6380/2"), "{listing}");
+    let shown = "redis+sentinel://***@one,two:6380/mymaster/2?***";
+    assert!(listing.contains(shown), "{listing}");
     assert_eq!(listing.lines().count(), variables().len());
     let line = listing
         .lines()

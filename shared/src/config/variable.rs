@@ -190,7 +190,12 @@ declare! {
     }
     Redis {
         REDIS_URL = None, Kind::Secret,
-            "redis://user:password@host:port/database. Unset: sessions live in the buffer file.";
+            "redis://user:password@host:port/database for one server, redis+unix:///path/to/socket for one on this machine, \
+             redis+sentinel://user:password@host:port,host:port/service/database for the master of a service, by sentinels \
+             that watch it (their own login is in the parameters sentinel_username and sentinel_password), \
+             redis+cluster://user:password@host:port,host:port for a cluster, by some of its nodes. The port is 6379 if not \
+             given, of a sentinel 26379. With rediss in place of redis: TLS, with the parameters sslrootcert (else those \
+             authorities are trusted that the web trusts), sslcert and sslkey. Unset: sessions live in the buffer file.";
     }
     Health {
         STORE_TIMEOUT_MS = Some("750"), number(10, 60_000),

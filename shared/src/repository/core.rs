@@ -13,12 +13,11 @@ use crate::buffer::{Binding, Buffer, BufferError, Reader};
 use crate::config::{Config, SessionPolicy};
 use crate::domain::{IdempotencyKey, Session, SessionId, Timestamp, UserId};
 use crate::health::{Probed, StoreHealth, monitor};
-use crate::store::StoreError;
 use crate::store::postgres::{Postgres, Timeouts};
 use crate::store::redis::Redis;
 
 use super::cache::StateCache;
-use super::sessions::Revocations;
+use super::revocations::Revocations;
 
 /// Most sessions remembered in memory.
 const SESSIONS_MAX: u64 = 50_000;
@@ -32,9 +31,6 @@ pub enum OpenError {
     /// The buffer can't be used.
     #[error(transparent)]
     Buffer(#[from] BufferError),
-    /// The configured Redis can't be used whatever its state.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The buffer holds items of a database, and none is configured, or another one.
     #[error(transparent)]
     Foreign(#[from] ForeignBuffer),
@@ -102,20 +98,17 @@ impl Repository {
             tasks.spawn(watching);
             Lane { store, health }
         });
-        let redis = match &config.redis {
-            None => None,
-            Some(settings) => {
-                let store = Redis::new(settings, config.store_timeout)?;
-                let (health, watching) = monitor(
-                    "redis",
-                    store.clone(),
-                    config.health_interval,
-                    |_: &Probed| {},
-                );
-                tasks.spawn(watching);
-                Some(Lane { store, health })
-            }
-        };
+        let redis = config.redis.as_ref().map(|settings| {
+            let store = Redis::new(settings, config.store_timeout);
+            let (health, watching) = monitor(
+                "redis",
+                store.clone(),
+                config.health_interval,
+                |_: &Probed| {},
+            );
+            tasks.spawn(watching);
+            Lane { store, health }
+        });
         let repository = Repository(Arc::new(Inner {
             revocations: Revocations::default(),
             buffer,

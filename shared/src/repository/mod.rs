@@ -15,6 +15,7 @@ mod operations;
 mod read;
 mod recall;
 mod report;
+mod revocations;
 mod sessions;
 mod write;
 

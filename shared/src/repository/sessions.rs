@@ -1,55 +1,15 @@
-//! Sessions: who is let in, and revocations, which hold here at once and everywhere soon.
+//! Sessions: who is let in, and revoking, which holds here at once and everywhere soon.
 
-use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
-use std::time::Duration;
-
-use tokio::time::{MissedTickBehavior, interval};
-
-use crate::buffer::{BufferError, Queued, Reader, Settlement, Verdict};
+use crate::buffer::{Queued, Settlement, Verdict};
 use crate::config::SessionPolicy;
 use crate::domain::{
     Body, Kind, Operation, OperationId, OperationRecord, OperationState, Priority, Revocation,
     Session, SessionId, Stamp, Timestamp, UserId,
 };
-use crate::seeded::Bug;
-use crate::store::redis::{Redis, RevocationCursor};
+use crate::store::redis::Redis;
 
 use super::answer::{Admission, ReadError, WriteError, WritePath, Written};
 use super::core::{Lane, Repository};
-
-/// How often other nodes' revocations are asked for: half of the second within which they must hold here.
-const MIRROR_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The revocations in force on this node.
-#[derive(Debug, Default)]
-pub(super) struct Revocations(RwLock<HashMap<SessionId, Timestamp>>);
-
-impl Revocations {
-    fn contain(&self, id: &SessionId) -> bool {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(id)
-            && !Bug::RevocationIgnored.is_on()
-    }
-
-    fn add(&self, revocations: impl IntoIterator<Item = Revocation>) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.extend(
-            revocations
-                .into_iter()
-                .map(|revocation| (revocation.session_id, revocation.keep_until)),
-        );
-    }
-
-    fn forget_before(&self, now: Timestamp) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, keep_until| *keep_until >= now);
-    }
-}
 
 impl Repository {
     /// Whether a session may come in. Notes, in the background and at most once a minute, that it was seen.
@@ -241,61 +201,6 @@ impl Repository {
         };
         if !noted {
             self.0.noted_sessions.invalidate(&id);
-        }
-    }
-
-    /// Takes over the revocations in the file.
-    pub(super) async fn reload_revocations(&self) {
-        match self.0.read(|reader| reader.list_revocations()).await {
-            Ok(revocations) => self.0.revocations.add(revocations),
-            Err(error) => tracing::warn!(%error, "can't read the revocations"),
-        }
-    }
-
-    /// The same, before anything is served.
-    pub(super) fn reload_revocations_blocking(&self) -> Result<(), BufferError> {
-        self.0
-            .revocations
-            .add(self.0.buffer.read_blocking(Reader::list_revocations)?);
-        Ok(())
-    }
-
-    /// Mirrors other nodes' revocations from Redis into the file, until the process ends.
-    pub(super) async fn mirror_revocations(self) {
-        let Some(lane) = self.0.redis.clone() else {
-            return;
-        };
-        let mut ticks = interval(MIRROR_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut cursor = RevocationCursor::default();
-        loop {
-            ticks.tick().await;
-            self.0.revocations.forget_before(self.now());
-            if lane.health.is_up() {
-                cursor = self.mirror_new(&lane, cursor).await;
-            }
-        }
-    }
-
-    /// Takes over what is new since the cursor; gives the new cursor, or the old one to try again.
-    async fn mirror_new(&self, lane: &Lane<Redis>, cursor: RevocationCursor) -> RevocationCursor {
-        let (news, next) = match lane.store.revocations_since(cursor.clone()).await {
-            Ok(news) => news,
-            Err(error) => {
-                lane.health.report_failure(&error);
-                return cursor;
-            }
-        };
-        if news.is_empty() {
-            return next;
-        }
-        self.0.revocations.add(news.clone());
-        match self.0.buffer.remember_revocations(news).await {
-            Ok(()) => next,
-            Err(error) => {
-                tracing::warn!(%error, "can't write down other nodes' revocations; trying again");
-                cursor
-            }
         }
     }
 }

@@ -101,6 +101,12 @@ impl StoreError {
         self
     }
 
+    /// The same, said of another than the store itself.
+    pub(super) fn of(mut self, whom: &str) -> Self {
+        self.summary = format!("of {whom}: {}", self.summary).into();
+        self
+    }
+
     pub(super) fn with_refusal(mut self, sqlstate: Option<&str>) -> Self {
         self.answer = Answer::Refusal {
             sqlstate: sqlstate.map(str::to_owned),

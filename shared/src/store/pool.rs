@@ -73,6 +73,14 @@ impl<C: Connector> Connections<C> {
         self.pool.manager().doubt();
     }
 
+    /// Condemns them as soon as this is dropped, unless it is dispelled before: work that was given up on, because it
+    /// took too long, says the same of the store as work that failed.
+    pub(super) fn doubt_unless_dispelled(&self) -> Doubt<'_, C> {
+        Doubt {
+            connections: Some(self),
+        }
+    }
+
     /// Does some work with a connection, all of it within the call's deadline.
     pub(super) async fn call<T>(
         &self,
@@ -110,6 +118,26 @@ impl<C: Connector> Connections<C> {
                 Err(StoreError::no_connection_free(C::STORE))
             }
             Ok(Err(_)) | Err(_) => Err(StoreError::connection_late(C::STORE)),
+        }
+    }
+}
+
+/// A doubt in all connections made so far.
+pub(super) struct Doubt<'c, C: Connector> {
+    connections: Option<&'c Connections<C>>,
+}
+
+impl<C: Connector> Doubt<'_, C> {
+    /// There was nothing in it.
+    pub(super) fn dispel(mut self) {
+        self.connections = None;
+    }
+}
+
+impl<C: Connector> Drop for Doubt<'_, C> {
+    fn drop(&mut self) {
+        if let Some(connections) = self.connections {
+            connections.doubt();
         }
     }
 }

@@ -118,7 +118,7 @@ async fn drain_here(
 ) -> Result<(End, Option<String>), Failure> {
     let buffer = daemon::open_buffer(config).await?;
     let (_stop, orders) = Orders::by_hand();
-    let mut engine = Engine::start(config, &buffer, &orders.look, None)?;
+    let mut engine = Engine::start(config, &buffer, &orders.look, None);
     let end = watch_engine(&buffer, &mut engine, progress).await;
     let why = engine.board().report().status_line();
     let deadline = config.shutdown_timeout;

@@ -52,7 +52,7 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 /// status.
 pub async fn status(arguments: StatusArguments) -> Result<u8, Failure> {
     let config = Config::load()?;
-    let (form, mut looker) = (Form::from(arguments.json), Looker::new(&config)?);
+    let (form, mut looker) = (Form::from(arguments.json), Looker::new(&config));
     loop {
         let began = Instant::now();
         let look = looker.look().await;
@@ -96,18 +96,17 @@ struct Looker<'c> {
 }
 
 impl<'c> Looker<'c> {
-    fn new(config: &'c Config) -> Result<Self, Failure> {
+    fn new(config: &'c Config) -> Self {
         let connect = |postgres| Postgres::new(postgres, Timeouts::direct(PROBE_DEADLINE));
-        Ok(Looker {
+        Looker {
             config,
             postgres: config.postgres.as_ref().map(connect),
             redis: config
                 .redis
                 .as_ref()
-                .map(|redis| Redis::new(redis, PROBE_DEADLINE))
-                .transpose()?,
+                .map(|redis| Redis::new(redis, PROBE_DEADLINE)),
             last: None,
-        })
+        }
     }
 
     async fn look(&mut self) -> Look {

@@ -177,6 +177,12 @@ pub const CASES: &[Case] = &[
         "with_redis_dead_tokens_work_and_a_log_out_holds_at_once_and_afterwards",
     ),
     case(
+        "LostRevocationsLeft",
+        9,
+        "redis_topologies",
+        "lost::a_restart_that_costs_redis_everything_costs_no_revocation",
+    ),
+    case(
         "ExpiredTokenAccepted",
         9,
         "holdfast_api",

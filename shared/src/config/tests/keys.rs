@@ -100,6 +100,6 @@ fn key_sets_are_looked_into() {
 
 #[test]
 fn a_file_beyond_all_reason_is_refused() {
-    let (_file, path) = file(vec![b' '; 300 * 1024]);
+    let (_file, path) = file(vec![b' '; 1024 * 1024 + 1]);
     assert!(only_fault(&[("JWT_JWKS_FILE", &path)]).contains("larger than"));
 }

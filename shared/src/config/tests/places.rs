@@ -58,10 +58,9 @@ fn every_secret_is_read_from_a_file_without_its_line_break() {
     );
     let (_file, path) = file("redis://:hunter2@redis");
     let config = load(&[("REDIS_URL_FILE", &path)]);
-    assert_eq!(
-        config.redis.expect("set").url.expose_secret(),
-        "redis://:hunter2@redis"
-    );
+    let login = config.redis.expect("set").login;
+    let given = login.password.expect("set");
+    assert_eq!(given.expose_secret(), "hunter2");
     let (_file, path) = file("postgres://db/x\n");
     assert!(load(&[("DATABASE_URL_FILE", &path)]).postgres.is_some());
     let (_file, path) = file("hunter2\n");

@@ -1,6 +1,5 @@
 //! Faults of the stores' addresses.
 
-use secrecy::ExposeSecret;
 use sqlx::postgres::PgSslMode;
 
 use super::{faults, file, load, only_fault, password};
@@ -134,39 +133,4 @@ fn parts_without_a_host_are_refused_rather_than_ignored() {
         fault.starts_with("DB_NAME: has no effect without DB_HOST"),
         "{fault}"
     );
-}
-
-#[test]
-fn redis_urls_are_those_the_client_takes() {
-    for url in [
-        "redis://redis",
-        "redis://me:p%40ss@redis:6380/2",
-        "redis+unix:///run/redis.sock",
-        "valkey://v",
-    ] {
-        let config = load(&[("REDIS_URL", url)]);
-        assert_eq!(config.redis.expect("set").url.expose_secret(), url);
-    }
-    for (url, problem) in [
-        ("redis:6379", "is not a Redis URL"),
-        ("http://hunter2@redis", "is not a Redis URL"),
-        ("redis://:hunter2@redis/notanumber", "is not a Redis URL"),
-        (
-            "redis+sentinel://:hunter2@redis/mymaster",
-            "is not a Redis URL",
-        ),
-        ("redis://:hunter2@one,two", "names several hosts"),
-        ("redis://:hunter2@one:6379,two:6379", "is not a Redis URL"),
-        (
-            "rediss://:hunter2@redis/notanumber",
-            "is not a rediss:// URL",
-        ),
-    ] {
-        let fault = only_fault(&[("REDIS_URL", url)]);
-        assert!(
-            fault.contains(problem) && fault.contains("Sentinel, Cluster"),
-            "{url}: {fault}"
-        );
-        assert!(!fault.contains("hunter2"), "{fault}");
-    }
 }
