@@ -15,6 +15,7 @@ pub mod loop_disk;
 pub mod node;
 pub mod ports;
 pub mod postgres;
+mod postgres_standby;
 mod postgres_template;
 pub mod processes;
 pub mod program;

@@ -3,11 +3,10 @@
 //! deadpool counts the slots. What is added here is what an outage asks for: a whole call is bounded in time,
 //! waiting for a connection included; a connection returns to the pool only from a call that ended in order, and is
 //! closed after a timeout, a broken socket, or when the caller went away in the middle; and one failure of the store
-//! condemns every connection made before, so that nobody tries dead ones in turn when the store is back. A connection
-//! in steady use costs no round trip of its own.
+//! condemns every connection made before, so that nobody tries dead ones in turn when the store is back, or stays with
+//! one that hangs when the address leads to another. A connection in steady use costs no round trip of its own.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +14,18 @@ use deadpool::Runtime;
 use deadpool::managed::{
     self, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{FailureClass, StoreError};
 
 /// A connection that was last taken this long ago is asked whether it lives: long enough that a busy one never is,
 /// short against what firewalls let live unused.
 const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
+
+/// How long a call may go on whose connection has come into doubt: what a probe may take, so that a store which has only
+/// faltered answers, and one that hangs, behind an address that leads elsewhere by now, holds up nobody.
+const DOUBTED_LIMIT: Duration = Duration::from_secs(1);
 
 /// Age at which a connection is replaced, so that a change of address or certificate reaches every process.
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -52,7 +56,7 @@ impl<C: Connector> Connections<C> {
     pub(super) fn new(connector: C, size: usize, call_limit: Duration) -> Self {
         let factory = Factory {
             connector,
-            epoch: AtomicU64::new(0),
+            epoch: watch::Sender::new(0),
             ping_limit: call_limit / 4,
         };
         let pool = Pool::builder(factory)
@@ -73,6 +77,17 @@ impl<C: Connector> Connections<C> {
         self.pool.manager().doubt();
     }
 
+    /// Does that unless `asking` ends well; also when the one who asks doesn't wait for its end.
+    pub(super) async fn doubt_unless_well<T>(
+        &self,
+        asking: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let doubtful = Doubtful(Some(self.pool.manager()));
+        let answer = asking.await?;
+        doubtful.dispel();
+        Ok(answer)
+    }
+
     /// Does some work with a connection, all of it within the call's deadline.
     pub(super) async fn call<T>(
         &self,
@@ -80,11 +95,12 @@ impl<C: Connector> Connections<C> {
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.call_limit;
         let mut lease = self.lease(deadline).await?;
-        let late = |_| StoreError::answer_late(C::STORE);
-        let ended = timeout_at(deadline, work(lease.connection()))
-            .await
-            .map_err(late)
-            .flatten();
+        let epoch = lease.epoch();
+        let late = || Err(StoreError::answer_late(C::STORE));
+        let ended = tokio::select! {
+            ended = timeout_at(deadline, work(lease.connection())) => ended.unwrap_or_else(|_| late()),
+            () = self.too_long_in_doubt(epoch) => late(),
+        };
         match &ended {
             Ok(_) => lease.give_back(),
             Err(error) if error.class() == FailureClass::Unavailable => self.doubt(),
@@ -92,6 +108,14 @@ impl<C: Connector> Connections<C> {
             Err(_) => {}
         }
         ended
+    }
+
+    /// Ends [`DOUBTED_LIMIT`] after a connection of this epoch has come into doubt.
+    async fn too_long_in_doubt(&self, made_in: u64) {
+        let mut epoch = self.pool.manager().epoch.subscribe();
+        let doubted = epoch.wait_for(|epoch| *epoch != made_in).await.is_ok();
+        debug_assert!(doubted, "the sender lives as long as the pool");
+        sleep(DOUBTED_LIMIT).await;
     }
 
     async fn lease(&self, deadline: Instant) -> Result<Lease<C>, StoreError> {
@@ -114,10 +138,28 @@ impl<C: Connector> Connections<C> {
     }
 }
 
+/// Somebody who asks the store whether it is well.
+struct Doubtful<'p, C>(Option<&'p Factory<C>>);
+
+impl<C> Doubtful<'_, C> {
+    fn dispel(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<C> Drop for Doubtful<'_, C> {
+    fn drop(&mut self) {
+        if let Some(factory) = self.0 {
+            factory.doubt();
+        }
+    }
+}
+
 /// Makes connections for the pool, and tells it which are still good.
 struct Factory<C> {
     connector: C,
-    epoch: AtomicU64,
+    /// How many doubts there were.
+    epoch: watch::Sender<u64>,
     ping_limit: Duration,
 }
 
@@ -129,7 +171,7 @@ struct Pooled<T> {
 
 impl<C> Factory<C> {
     fn doubt(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.epoch.send_modify(|epoch| *epoch += 1);
     }
 }
 
@@ -138,7 +180,7 @@ impl<C: Connector> managed::Manager for Factory<C> {
     type Error = StoreError;
 
     async fn create(&self) -> Result<Self::Type, StoreError> {
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = *self.epoch.borrow();
         Ok(Pooled {
             connection: self.connector.connect().await?,
             epoch,
@@ -150,7 +192,7 @@ impl<C: Connector> managed::Manager for Factory<C> {
         pooled: &mut Self::Type,
         metrics: &Metrics,
     ) -> RecycleResult<StoreError> {
-        if pooled.epoch != self.epoch.load(Ordering::Acquire) || metrics.age() > MAX_LIFETIME {
+        if pooled.epoch != *self.epoch.borrow() || metrics.age() > MAX_LIFETIME {
             return Err(RecycleError::message(
                 "made before the last doubt, or too old",
             ));
@@ -181,6 +223,12 @@ impl<C: Connector> Lease<C> {
             .as_mut()
             .expect("taken only when the lease ends")
             .connection
+    }
+
+    /// How many doubts there were when the connection was made.
+    fn epoch(&self) -> u64 {
+        let object = self.object.as_ref();
+        object.expect("taken only when the lease ends").epoch
     }
 
     fn give_back(mut self) {

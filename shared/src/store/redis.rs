@@ -330,11 +330,7 @@ impl Redis {
 impl Probe for Redis {
     /// A write, since a replica answers everything else.
     async fn probe(&self) -> Result<Probed, StoreError> {
-        let probed = self.write_probe().await;
-        if probed.is_err() {
-            self.connections.doubt();
-        }
-        probed
+        self.connections.doubt_unless_well(self.write_probe()).await
     }
 }
 

@@ -301,11 +301,8 @@ impl Postgres {
 
 impl Probe for Postgres {
     async fn probe(&self) -> Result<Probed, StoreError> {
-        let probed = self.probe.run(self.connections.connector()).await;
-        if probed.is_err() {
-            self.connections.doubt();
-        }
-        probed
+        let probing = self.probe.run(self.connections.connector());
+        self.connections.doubt_unless_well(probing).await
     }
 }
 
