@@ -186,7 +186,8 @@ declare! {
         DB_MAX_CONNECTIONS = Some("10"), number(1, 1000),
             "Most connections one process holds to PostgreSQL.";
         DB_STATEMENT_CACHE = Some("100"), number(0, 10_000),
-            "Prepared statements kept per connection; 0 behind a pooler that can't keep them.";
+            "Prepared statements kept per connection; 0 behind a pooler that can't keep them, such as PgBouncer in \
+             transaction mode without max_prepared_statements.";
     }
     Redis {
         REDIS_URL = None, Kind::Secret,
