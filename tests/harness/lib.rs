@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod answer;
+pub mod certificates;
 pub mod client;
 pub mod daemon;
 pub mod ledger;
@@ -18,6 +19,7 @@ pub mod ports;
 pub mod postgres;
 mod postgres_standby;
 mod postgres_template;
+pub mod postgres_tls;
 pub mod processes;
 pub mod program;
 pub mod proxy;

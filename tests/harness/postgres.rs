@@ -329,6 +329,10 @@ impl Postgres {
         }
     }
 
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
+    }
+
     pub(crate) fn data_directory(&self) -> PathBuf {
         self.home.path().join("data")
     }

@@ -20,6 +20,7 @@ mod source;
 mod settings;
 mod values;
 
+mod certificates;
 mod keys;
 mod load;
 mod stores;

@@ -3,6 +3,7 @@
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 
+use super::tls;
 use crate::store::FailureClass::{self, Contended, Item, Systemic, Unavailable};
 use crate::store::StoreError;
 
@@ -81,7 +82,12 @@ const MEANINGS: &[(&str, FailureClass, &str)] = &[
     ("55P03", Contended, "a row is locked by another transaction"),
     ("26", Systemic, POOLER_FORGETS),
     ("42P05", Systemic, POOLER_FORGETS),
-    ("28", Systemic, "postgres refuses the user or the password"),
+    (
+        "28",
+        Systemic,
+        "postgres refuses the user or the password, or this way to come in: a certificate may be missing (see its \
+         pg_hba.conf)",
+    ),
     ("3D", Systemic, "the database does not exist"),
     ("42501", Systemic, "the database role lacks a right"),
     (
@@ -106,11 +112,12 @@ pub(super) fn classify(error: sqlx::Error, phase: Phase) -> StoreError {
         sqlx::Error::Configuration(_) => {
             StoreError::new(Systemic, "the settings for postgres don't fit").caused_by(error)
         }
-        sqlx::Error::Tls(_) => StoreError::new(
-            Systemic,
-            "TLS with postgres failed: check its certificate and DB_SSLMODE",
-        )
-        .caused_by(error),
+        sqlx::Error::Tls(ref cause) => {
+            StoreError::new(Systemic, tls::explain(cause.as_ref())).caused_by(error)
+        }
+        sqlx::Error::Io(ref cause) if phase == Phase::Connecting && tls::is_to_blame(cause) => {
+            StoreError::new(Systemic, tls::explain(cause)).caused_by(error)
+        }
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => {
             StoreError::new(Item, "the database holds what this program can't read")
                 .caused_by(error)

@@ -20,6 +20,7 @@ mod values;
 mod errors;
 mod migrate;
 mod probe;
+mod tls;
 
 pub use apply::Applied;
 pub use client::{KeyRecord, Postgres};

@@ -8,6 +8,7 @@
 //! Whose it is shows at each connect. The settings travel with the startup packet, beside a mark that nobody else has;
 //! the session that knows the mark was begun for that packet. Poolers refuse such a packet, or drop what they don't know.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::connection::{Connection, Naming, Transaction};
 use super::errors::{
     CHANGED_UNDER_STATEMENT, POOLER_FORGETS, Phase, classify, is_refused_by_pooler,
 };
+use super::tls;
 use crate::config::PostgresConfig;
 use crate::store::pool::Connector;
 use crate::store::{FailureClass, StoreError};
@@ -230,7 +232,7 @@ impl Sessions {
             Err(error) if is_refused_by_pooler(&error) => {
                 return Ok((connect(options).await?, Owner::Pooler));
             }
-            other => other.map_err(|error| classify(error, Phase::Connecting))?,
+            other => other.map_err(|error| not_connected(options, error))?,
         };
         let look = format!(
             "SELECT coalesce(current_setting('{MARK}', true) = '{mark}', false), pg_is_in_recovery()"
@@ -266,7 +268,18 @@ impl Connector for Sessions {
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
     let connected = options.connect().await;
-    connected.map_err(|error| classify(error, Phase::Connecting))
+    connected.map_err(|error| not_connected(options, error))
+}
+
+/// What is missing over TCP can only be a file; by a socket it is the server's socket.
+fn not_connected(options: &PgConnectOptions, error: sqlx::Error) -> StoreError {
+    let by_socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+    match &error {
+        sqlx::Error::Io(cause) if cause.kind() == ErrorKind::NotFound && !by_socket => {
+            StoreError::new(FailureClass::Systemic, tls::FILE_MISSING).caused_by(error)
+        }
+        _ => classify(error, Phase::Connecting),
+    }
 }
 
 /// Makes sure that a pooler gives names of its own to the statements its clients prepare. If the driver's reach the
