@@ -70,5 +70,5 @@ sqlx: install ## regenerate .sqlx after a query or a migration has changed
 sqlx-check: install ## check that .sqlx is fresh
 	tests/scripts/sqlx.sh check
 
-install: ## install what the tests need (PostgreSQL, Redis, a C compiler) where it is missing
+install: ## install what the tests need (PostgreSQL, PgBouncer, Redis, a C compiler) where it is missing
 	@tests/scripts/install.sh

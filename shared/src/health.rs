@@ -187,7 +187,12 @@ impl Shared {
         let mut was_up = false;
         self.standing.send_modify(|standing| {
             was_up = standing.status.state == StoreState::Up;
-            if standing.status.class != Some(error.class()) {
+            // What only somebody can mend is said whenever it is something else; of an outage, the words may change
+            // with each probe.
+            let is_news = standing.status.class != Some(error.class())
+                || (error.class() == FailureClass::Systemic
+                    && standing.status.error != Some(error.to_string()));
+            if is_news {
                 warn!(
                     store = self.name,
                     error = error as &dyn std::error::Error,

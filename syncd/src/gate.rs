@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_shared::buffer::{Binding, Buffer, BufferError};
 use holdfast_shared::health::StoreHealth;
-use holdfast_shared::store::postgres::{MigrationReport, Postgres};
+use holdfast_shared::store::postgres::{MigrationReport, NEEDS_MIGRATION, Postgres};
 use holdfast_shared::store::{FailureClass, StoreError};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -81,6 +81,8 @@ pub struct PostgresGate {
     migrations: Migrations,
     migrated: bool,
     tried_at: Option<Instant>,
+    /// Why the last attempt to migrate came to nothing.
+    failure: Option<Trouble>,
     /// The database the buffer is known to belong to, and in which opening of its file.
     bound: Option<(Uuid, u64)>,
 }
@@ -100,17 +102,22 @@ impl PostgresGate {
             migrations,
             migrated: false,
             tried_at: None,
+            failure: None,
             bound: None,
         }
     }
 
     async fn pass(&mut self, standing: &Standing) -> Result<(), Bar> {
-        if *standing != Standing::Away {
-            self.migrate().await?;
-        }
         match standing {
-            // The schema was what it complained of; its next probe will show.
-            Standing::Unsound(_) if self.migrated_just_now() => Err(Bar::Away),
+            Standing::Unsound(trouble) if trouble.summary.contains(NEEDS_MIGRATION) => {
+                self.migrate().await;
+                // The schema was what it complained of; its next probe will show.
+                Err(if self.migrated_just_now() {
+                    Bar::Away
+                } else {
+                    Bar::Unsound(self.unmended(trouble))
+                })
+            }
             _ => open(standing),
         }?;
         self.bind().await?;
@@ -128,13 +135,13 @@ impl PostgresGate {
                 .is_some_and(|tried_at| tried_at.elapsed() < PROBE_PATIENCE)
     }
 
-    /// Applies pending migrations, once, where that is wanted.
-    async fn migrate(&mut self) -> Result<(), Bar> {
+    /// Applies pending migrations, once, where that is wanted. A store that is up lacks none: its probes see to that.
+    async fn migrate(&mut self) {
         let recently = self
             .tried_at
             .is_some_and(|tried_at| tried_at.elapsed() < MIGRATION_PAUSE);
         if self.migrations == Migrations::Left || self.migrated || recently {
-            return Ok(());
+            return;
         }
         self.tried_at = Some(Instant::now());
         match apply_migrations(self.store.clone()).await {
@@ -143,19 +150,22 @@ impl PostgresGate {
                 if !report.applied.is_empty() {
                     tracing::info!(applied = report.applied.join(", "), "database migrated");
                 }
-                Ok(())
             }
-            Err(error) => Err(self.migration_failed(&error)),
+            Err(error) => self.failure = Some(Trouble::from(&error)),
         }
     }
 
-    fn migration_failed(&self, error: &StoreError) -> Bar {
-        self.health.report_failure(error);
-        let trouble = Trouble::from(error);
-        Bar::Unsound(Trouble {
-            summary: format!("can't migrate the database: {}", trouble.summary),
-            ..trouble
-        })
+    /// The store's trouble, and that the migration which might be its cure has failed too.
+    fn unmended(&self, trouble: &Trouble) -> Trouble {
+        let Some(failure) = self.failure.as_ref().filter(|_| !self.migrated) else {
+            return trouble.clone();
+        };
+        let both =
+            |theirs: &str, ours: &str| format!("{theirs}; can't migrate the database: {ours}");
+        Trouble {
+            summary: both(&trouble.summary, &failure.summary),
+            detail: both(&trouble.detail, &failure.detail),
+        }
     }
 
     /// Makes sure that the buffer's items belong into this database.

@@ -49,6 +49,11 @@ impl Account {
         }
     }
 
+    /// The name of the account, when it isn't simply the user who runs the tests.
+    pub fn name(&self) -> Option<&str> {
+        self.other_user.as_ref().map(|user| user.name.as_str())
+    }
+
     /// Makes `command` run as this account.
     pub fn assign(&self, command: &mut Command) {
         if let Some(user) = &self.other_user {

@@ -39,13 +39,25 @@ struct TaskRecord {
     /// A rename that was sent and not acknowledged (yet).
     unanswered_title: Option<String>,
     acknowledged: bool,
+    deletion: Deletion,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deletion {
+    /// Nobody asked for one.
+    None,
+    /// It was sent and not acknowledged (yet).
+    Sent,
+    Acknowledged,
 }
 
 /// What the comparison found. `missing`, `doubled` and `outdated` must be empty.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
-    /// Tasks whose creation was acknowledged.
+    /// Tasks whose creation was acknowledged, and whose deletion wasn't.
     pub acknowledged: usize,
+    /// Tasks whose deletion was.
+    pub deleted: usize,
     /// Those of them that are there exactly once, under their acknowledged id
     /// and with their newest acknowledged title.
     pub present_once: usize,
@@ -54,7 +66,7 @@ pub struct Findings {
     /// Marks with more than one row, acknowledged or not.
     pub doubled: Vec<String>,
     /// Tasks that are there, but under another id or with another title than
-    /// was acknowledged last.
+    /// was acknowledged last, or although they were deleted.
     pub outdated: Vec<String>,
     /// Tasks that are there although no answer to their request came, which is
     /// allowed: nobody was told that they weren't accepted.
@@ -84,6 +96,7 @@ impl Ledger {
             title: title.clone(),
             unanswered_title: None,
             acknowledged: false,
+            deletion: Deletion::None,
         });
         (TaskNumber(number), title)
     }
@@ -114,6 +127,17 @@ impl Ledger {
         if let Some(title) = task.unanswered_title.take() {
             task.title = title;
         }
+    }
+
+    /// Records that the deletion of an acknowledged task is about to be
+    /// requested.
+    pub fn begin_deletion(&self, number: TaskNumber) {
+        hold(&self.tasks)[number.0].deletion = Deletion::Sent;
+    }
+
+    /// Records a 2xx to that.
+    pub fn acknowledge_deletion(&self, number: TaskNumber) {
+        hold(&self.tasks)[number.0].deletion = Deletion::Acknowledged;
     }
 
     /// Counts an answer, whichever it was, and the time it took.
@@ -181,6 +205,19 @@ impl Ledger {
 
 impl Findings {
     fn count(&mut self, task: &TaskRecord, mark: &str, rows: &[(Uuid, String)]) {
+        match (rows, task.deletion) {
+            (_, Deletion::None) => self.count_living(task, mark, rows),
+            // A tombstone has no title any more.
+            ([], Deletion::Acknowledged) => self.deleted += 1,
+            ([(id, title), ..], Deletion::Acknowledged) => {
+                self.outdated.push(format!("{id}: {title} (deleted)"));
+            }
+            ([], Deletion::Sent) => {}
+            (_, Deletion::Sent) => self.count_living(task, mark, rows),
+        }
+    }
+
+    fn count_living(&mut self, task: &TaskRecord, mark: &str, rows: &[(Uuid, String)]) {
         if task.acknowledged {
             self.acknowledged += 1;
         }
@@ -285,6 +322,23 @@ mod tests {
         ledger.acknowledge_rename(number);
         assert_eq!(ledger.judge(&rows(&[(id, &renamed)])).present_once, 1);
         assert_eq!(ledger.judge(&rows(&[(id, &title)])).outdated.len(), 1);
+    }
+
+    #[test]
+    fn a_deleted_task_that_is_there_is_outdated() {
+        let ledger = Ledger::new("run");
+        let (number, title) = ledger.begin_task();
+        let id = Uuid::new_v4();
+        ledger.acknowledge_task(number, id);
+        ledger.begin_deletion(number);
+        let there = rows(&[(id, &title)]);
+        assert_eq!(ledger.judge(&there).present_once, 1);
+        assert!(ledger.judge(&rows(&[])).broken_promises().is_empty());
+        ledger.acknowledge_deletion(number);
+        assert_eq!(ledger.judge(&there).outdated.len(), 1);
+        let gone = ledger.judge(&rows(&[]));
+        assert_eq!((gone.acknowledged, gone.deleted), (0, 1));
+        assert!(gone.broken_promises().is_empty());
     }
 
     #[test]

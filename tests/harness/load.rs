@@ -3,7 +3,8 @@
 //!
 //! A client repeats a request only when it got no answer at all, and then under
 //! the same identity: the same `Idempotency-Key`, the same id in a PUT, the
-//! same new title in a PATCH. So a repeat must never make a second task.
+//! same new title in a PATCH. So a repeat must never make a second task. What
+//! was deleted must never be seen again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +13,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
+use sqlx::postgres::PgConnection;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use crate::answer::Answer;
 use crate::client::Client;
-use crate::ledger::{Ledger, TaskNumber};
+use crate::ledger::{Findings, Ledger, TaskNumber};
 use crate::tokens;
+use crate::wait::eventually;
 
 /// How long a client repeats one request that isn't answered.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const REPEAT_GAP: Duration = Duration::from_millis(25);
 /// Every so manieth write of a client renames one of its earlier tasks.
 const RENAME_EVERY: u64 = 5;
+/// Every so manieth deletes one.
+const DELETE_EVERY: u64 = 12;
+/// So many writes go to one of several API processes, then to the next: a number
+/// that leaves each of them every kind of write.
+const WRITES_A_TURN: u64 = 7;
 /// Every so manieth acknowledged write is read back at once.
 const READ_EVERY: u64 = 4;
 /// Complaints kept for the report; more of them say nothing new.
@@ -60,7 +68,7 @@ pub struct Load {
     pub ledger: Ledger,
     /// Turned by whoever kills the API.
     pub api_life: ApiLife,
-    origin: String,
+    origins: Vec<String>,
     gap: Duration,
     stopping: AtomicBool,
     unanswered: AtomicU64,
@@ -90,10 +98,16 @@ impl Load {
     /// Starts clients against the API at `origin`. `run` marks their tasks, as
     /// [`Ledger::new`] says.
     pub fn start(origin: &str, run: &str, pace: Pace) -> RunningLoad {
+        Self::start_on(vec![origin.to_owned()], run, pace)
+    }
+
+    /// The same against several API processes on one buffer, which clients
+    /// take in turn.
+    pub fn start_on(origins: Vec<String>, run: &str, pace: Pace) -> RunningLoad {
         let load = Arc::new(Load {
             ledger: Ledger::new(run),
             api_life: ApiLife::default(),
-            origin: origin.to_owned(),
+            origins,
             gap: Duration::from_secs(u64::from(pace.writers)) / pace.writes_per_second,
             stopping: AtomicBool::new(false),
             unanswered: AtomicU64::new(0),
@@ -128,6 +142,37 @@ impl Load {
         complaints.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Asserts that every answer was a success and came within `slowest`, and
+    /// that PostgreSQL holds what clients were told: each task once, with its
+    /// newest title, and none that was deleted. Returns what was compared.
+    ///
+    /// # Errors
+    /// When the tasks can't be read.
+    ///
+    /// # Panics
+    /// When it isn't so, or when too little was asked to say so.
+    pub async fn expect_kept(
+        &self,
+        connection: &mut PgConnection,
+        slowest: Duration,
+    ) -> Result<Findings> {
+        assert_eq!(self.complaints(), [""; 0]);
+        let findings = self.ledger.compare(connection).await?;
+        assert_eq!(findings.broken_promises(), [""; 0]);
+        assert_eq!(findings.present_once, findings.acknowledged);
+        assert!(findings.acknowledged > 0, "nothing was written");
+        assert!(findings.deleted > 0, "nothing was deleted");
+        let took = self.ledger.slowest();
+        assert!(took < slowest, "the slowest answer took {took:?}");
+        Ok(findings)
+    }
+
+    /// Answers of 202: writes that went to the buffer.
+    pub fn buffered(&self) -> u64 {
+        let answers = self.ledger.answers();
+        answers.get(&202).copied().unwrap_or_default()
+    }
+
     fn complain(&self, what: String) {
         let mut complaints = self
             .complaints
@@ -140,6 +185,19 @@ impl Load {
 }
 
 impl RunningLoad {
+    /// Waits until so many more writes were answered.
+    ///
+    /// # Errors
+    /// When that takes longer than a client has patience.
+    pub async fn answered(&self, count: u64) -> Result<()> {
+        let all = || self.load.ledger.answers().values().sum::<u64>();
+        let wanted = all() + count;
+        eventually(PATIENCE, "more answers", async || {
+            if all() >= wanted { Ok(()) } else { Err(all()) }
+        })
+        .await
+    }
+
     /// Lets every client finish the write it is at, then ends them.
     ///
     /// # Errors
@@ -159,7 +217,7 @@ pub fn user_of_writer(number: u32) -> String {
 }
 
 struct Writer {
-    client: Client,
+    clients: Vec<Client>,
     load: Arc<Load>,
     tasks: Vec<(TaskNumber, Uuid)>,
     writes: u64,
@@ -169,13 +227,23 @@ struct Writer {
 impl Writer {
     fn new(number: u32, load: Arc<Load>) -> Self {
         let token = tokens::valid(&user_of_writer(number));
+        let clients = load
+            .origins
+            .iter()
+            .map(|origin| Client::new(origin, &token));
         Self {
-            client: Client::new(&load.origin, &token),
+            clients: clients.collect(),
             load,
             tasks: Vec::new(),
             writes: 0,
             acknowledged: 0,
         }
+    }
+
+    /// The client of the write that it is at.
+    fn client(&self) -> &Client {
+        let turn = usize::try_from(self.writes / WRITES_A_TURN).unwrap_or_default();
+        &self.clients[turn % self.clients.len()]
     }
 
     async fn work(mut self) {
@@ -184,7 +252,9 @@ impl Writer {
         while !self.load.stopping.load(Ordering::Relaxed) {
             ticks.tick().await;
             self.writes += 1;
-            if self.writes.is_multiple_of(RENAME_EVERY) && !self.tasks.is_empty() {
+            if self.writes.is_multiple_of(DELETE_EVERY) && !self.tasks.is_empty() {
+                self.delete().await;
+            } else if self.writes.is_multiple_of(RENAME_EVERY) && !self.tasks.is_empty() {
                 self.rename().await;
             } else if self.writes.is_multiple_of(2) {
                 self.create_by_put().await;
@@ -199,7 +269,7 @@ impl Writer {
         let id = Uuid::new_v4();
         let path = format!("/tasks/{id}");
         let request = || {
-            self.client
+            self.client()
                 .request(Method::PUT, &path)
                 .json(&json!({"title": title}))
         };
@@ -214,7 +284,7 @@ impl Writer {
         let (number, title) = self.load.ledger.begin_task();
         let key = Uuid::new_v4().to_string();
         let request = || {
-            let post = self.client.request(Method::POST, "/tasks");
+            let post = self.client().request(Method::POST, "/tasks");
             post.header("idempotency-key", &key)
                 .json(&json!({"title": title}))
         };
@@ -239,16 +309,47 @@ impl Writer {
         let words = format!("renamed {}", self.writes);
         let title = self.load.ledger.begin_rename(number, &words);
         let path = format!("/tasks/{id}");
+        // With a key and without, in turn: they take different ways.
+        let key = self.writes.is_multiple_of(2).then(Uuid::new_v4);
         let request = || {
-            self.client
+            let patch = self
+                .client()
                 .request(Method::PATCH, &path)
-                .json(&json!({"title": title}))
+                .json(&json!({"title": title}));
+            match key {
+                Some(key) => patch.header("idempotency-key", key.to_string()),
+                None => patch,
+            }
         };
         let life = self.load.api_life.now();
         if let Some(answer) = self.insist(request).await {
             self.load.ledger.acknowledge_rename(number);
             self.acknowledged += 1;
             self.read_back(id, &title, &answer, life).await;
+        }
+    }
+
+    async fn delete(&mut self) {
+        let (number, id) = self.tasks.swap_remove(0);
+        self.load.ledger.begin_deletion(number);
+        let path = format!("/tasks/{id}");
+        let request = || self.client().request(Method::DELETE, &path);
+        let life = self.load.api_life.now();
+        if self.insist(request).await.is_none() {
+            return;
+        }
+        self.load.ledger.acknowledge_deletion(number);
+        self.acknowledged += 1;
+        let read = self.client().get(&path).await;
+        match read {
+            _ if !self.load.api_life.lasted_since(life) => {}
+            Ok(answer) if answer.status() == 404 => {}
+            Ok(answer) => self
+                .load
+                .complain(format!("{id} read after its deletion: {}", answer.text())),
+            Err(error) => self
+                .load
+                .complain(format!("{id} not read after its deletion: {error:#}")),
         }
     }
 
@@ -269,7 +370,7 @@ impl Writer {
         let mut repeats = 0;
         while started.elapsed() < PATIENCE {
             let life = self.load.api_life.now();
-            match self.client.send(request()).await {
+            match self.client().send(request()).await {
                 Ok(answer) => {
                     self.load
                         .ledger
@@ -309,7 +410,7 @@ impl Writer {
         if !knows_the_task || !self.acknowledged.is_multiple_of(READ_EVERY) {
             return;
         }
-        let read = self.client.get(&format!("/tasks/{id}")).await;
+        let read = self.client().get(&format!("/tasks/{id}")).await;
         // Another process may not know what its predecessor had written through.
         if !self.load.api_life.lasted_since(life) {
             return;

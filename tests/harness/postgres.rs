@@ -1,7 +1,7 @@
 //! A private PostgreSQL server: real, durable, and easy to hurt.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
@@ -72,8 +72,9 @@ impl Postgres {
         Self::start_with(template::initialise).await
     }
 
-    async fn start_with(
-        make_data: fn(&std::path::Path, &Installation, &Account) -> Result<()>,
+    /// Starts an instance on data that `make_data` puts into the directory it is given, which isn't there yet.
+    pub(crate) async fn start_with(
+        make_data: impl FnOnce(&Path, &Installation, &Account) -> Result<()>,
     ) -> Result<Self> {
         let account = Account::for_servers()?;
         let installation = Installation::find()?;
@@ -213,14 +214,36 @@ impl Postgres {
     /// # Errors
     /// When the rules can't be written or the server doesn't read them.
     pub async fn demand_passwords(&self) -> Result<()> {
-        let rules = self.data_directory().join("pg_hba.conf");
-        fs::write(&rules, PASSWORD_RULES)
-            .with_context(|| format!("cannot write {}", rules.display()))?;
+        self.set_rules(PASSWORD_RULES).await
+    }
+
+    /// Makes it read these rules of who may come in (`pg_hba.conf`).
+    pub(crate) async fn set_rules(&self, rules: &str) -> Result<()> {
+        let file = self.data_directory().join("pg_hba.conf");
+        fs::write(&file, rules).with_context(|| format!("cannot write {}", file.display()))?;
+        self.reload().await
+    }
+
+    /// Changes a setting that takes no restart, for new sessions and after restarts too.
+    ///
+    /// # Errors
+    /// When it isn't taken.
+    pub async fn configure(&self, setting: &str, value: &str) -> Result<()> {
+        let mut admin = connect(&self.admin_url("postgres")).await?;
+        let alter = format!("ALTER SYSTEM SET {setting} = '{value}'");
+        admin
+            .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(alter)))
+            .await
+            .with_context(|| format!("cannot set {setting}"))?;
+        self.reload().await
+    }
+
+    async fn reload(&self) -> Result<()> {
         let mut admin = connect(&self.admin_url("postgres")).await?;
         admin
             .execute("SELECT pg_reload_conf()")
             .await
-            .context("cannot make PostgreSQL read its rules")?;
+            .context("cannot make PostgreSQL read its settings")?;
         Ok(())
     }
 
@@ -306,7 +329,11 @@ impl Postgres {
         }
     }
 
-    fn data_directory(&self) -> PathBuf {
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    pub(crate) fn data_directory(&self) -> PathBuf {
         self.home.path().join("data")
     }
 

@@ -1,5 +1,7 @@
 //! A TCP proxy that stands for a bad network between two real processes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -35,6 +37,7 @@ pub enum Flow {
 #[derive(Debug)]
 pub struct FaultProxy {
     port: ReservedPort,
+    target: Arc<AtomicU16>,
     flow: watch::Sender<Flow>,
     listening: watch::Receiver<bool>,
 }
@@ -55,15 +58,17 @@ impl FaultProxy {
         let listener = bind(port.number()).await?;
         let (flow, flow_seen) = watch::channel(Flow::Pass);
         let (listening_now, listening) = watch::channel(true);
+        let target = Arc::new(AtomicU16::new(target));
         let acceptor = Acceptor {
             port: port.number(),
-            target,
+            target: Arc::clone(&target),
             flow: flow_seen,
             listening: listening_now,
         };
         tokio::spawn(acceptor.run(listener));
         Ok(Self {
             port,
+            target,
             flow,
             listening,
         })
@@ -72,6 +77,11 @@ impl FaultProxy {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// Leads new connections to another port, as a virtual address that has moved. Open ones stay where they are.
+    pub fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::SeqCst);
     }
 
     /// Switches the flow, for open connections and new ones. When it returns,
@@ -92,7 +102,7 @@ impl FaultProxy {
 
 struct Acceptor {
     port: u16,
-    target: u16,
+    target: Arc<AtomicU16>,
     flow: watch::Receiver<Flow>,
     listening: watch::Sender<bool>,
 }
@@ -128,7 +138,8 @@ impl Acceptor {
                 accepted = listener.accept() => {
                     if let Ok((client, _)) = accepted {
                         let flow = self.flow.clone();
-                        tokio::spawn(serve(client, self.target, flow, epoch_ended.clone()));
+                        let target = self.target.load(Ordering::SeqCst);
+                        tokio::spawn(serve(client, target, flow, epoch_ended.clone()));
                     }
                 }
             }

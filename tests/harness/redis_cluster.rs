@@ -95,7 +95,7 @@ impl RedisCluster {
             command
                 .arg("--tls")
                 .arg("--cacert")
-                .arg(authority.certificate());
+                .arg(authority.certificate_file());
             command.arg("--cert").arg(&files.certificate);
             command.arg("--key").arg(&files.key);
         }

@@ -90,6 +90,7 @@ impl Summary {
                 "there exactly once, newest title",
                 findings.present_once.to_string(),
             ),
+            ("deleted, and gone", findings.deleted.to_string()),
             ("missing", findings.missing.len().to_string()),
             ("doubled", findings.doubled.len().to_string()),
             ("outdated", findings.outdated.len().to_string()),

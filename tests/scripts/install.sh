@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests, the demo and the benchmark need beyond Rust: a C
-# compiler, PostgreSQL and Redis as programs, curl, jq, libfaketime, for root
-# what cuts the power of a file system, and what tests the API by its
-# description, in an environment of its own under target. Says what it does,
-# changes nothing where all is there, and neither creates a cluster nor starts a
-# service: the tests run private instances of their own.
+# compiler, PostgreSQL, PgBouncer and Redis as programs, curl, jq, libfaketime,
+# for root what cuts the power of a file system, and under target a newer
+# PgBouncer and an environment with what tests the API by its description. Says
+# what it does, changes nothing where all is there, and neither creates a cluster
+# nor starts a service: the tests run private instances of their own.
 #
 # Exit codes: 0 all is there, 69 something is missing that can't be installed.
 set -euo pipefail
@@ -37,6 +37,7 @@ missing_packages() {
     has_postgres || postgres_package
     command -v redis-server >/dev/null || echo redis-server
     command -v redis-cli >/dev/null || echo redis-tools
+    [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
     command -v make >/dev/null || echo make
     # What the API's guide is typed with.
     command -v curl >/dev/null || echo curl
@@ -65,6 +66,11 @@ postgres_package() {
 # What gives a process another wall clock, for tests/tests/clocks.rs.
 has_faketime() {
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null
+}
+
+install_under_target() {
+    tests/scripts/newer-pgbouncer.sh
+    install_python_programs
 }
 
 # What the tests go on without, saying so.
@@ -104,25 +110,29 @@ may_install() {
     ((EUID == 0)) || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }
 }
 
-# A Redis that this script installs is not to run as a service, now or after a
-# restart; one that was here before is none of its business.
-redis_is_new() {
-    [[ -d /run/systemd/system ]] && [[ " $* " == *' redis-server '* ]]
+# The services of packages that this script installs are not to run, now or after
+# a restart; those that were here before are none of its business.
+new_services() {
+    [[ -d /run/systemd/system ]] || return 0
+    [[ " $* " != *' redis-server '* ]] || echo redis-server.service
+    [[ " $* " != *' pgbouncer '* ]] || echo pgbouncer.service
 }
 
 hold_back_services() {
+    local service
     as_root mkdir -p "$(dirname "$CREATE_NO_CLUSTER")"
     echo 'create_main_cluster = false' | as_root tee "$CREATE_NO_CLUSTER" >/dev/null
-    if redis_is_new "$@"; then
-        as_root systemctl mask --runtime --quiet redis-server.service
-    fi
+    for service in $(new_services "$@"); do
+        as_root systemctl mask --runtime --quiet "$service"
+    done
 }
 
 release_services() {
+    local service
     as_root rm -f "$CREATE_NO_CLUSTER"
-    if redis_is_new "$@"; then
-        as_root systemctl unmask --runtime --quiet redis-server.service
-    fi
+    for service in $(new_services "$@"); do
+        as_root systemctl unmask --runtime --quiet "$service"
+    done
 }
 
 install_packages() {
@@ -132,7 +142,8 @@ install_packages() {
     hold_back_services "$@"
     as_root "${apt_get[@]}" install -y --no-install-recommends "$@" >/dev/null ||
         fail "apt-get could not install: $*"
-    if redis_is_new "$@"; then as_root systemctl disable --quiet redis-server.service; fi
+    local service
+    for service in $(new_services "$@"); do as_root systemctl disable --quiet "$service"; done
 }
 
 main() {
@@ -141,7 +152,7 @@ main() {
     local missing
     read -r -a missing <<<"$(missing_packages | xargs)"
     if ((${#missing[@]} == 0)); then
-        install_python_programs
+        install_under_target
         install_optional
         return 0
     fi
@@ -153,7 +164,7 @@ main() {
     read -r -a missing <<<"$(missing_packages | xargs)"
     say "installing ${missing[*]}"
     install_packages "${missing[@]}"
-    install_python_programs
+    install_under_target
     install_optional
     say "done"
 }

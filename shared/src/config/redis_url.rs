@@ -22,11 +22,8 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use url::{Host, form_urlencoded};
 
-use super::certificates;
+use super::certificates::{self, Problem};
 use super::settings::{RedisAddress, RedisConfig, RedisLogin, RedisServers, RedisTls};
-
-/// What is wrong, and what to do.
-pub(super) type Problem = (String, &'static str);
 
 /// Most servers that are named: each is asked at the same time. Three or five are usual.
 const MAX_HOSTS: usize = 32;
@@ -265,7 +262,7 @@ impl Reading<'_> {
             servers: self.servers(addresses, service, &parameters),
             login,
             database,
-            tls: encryption.map(|_| certificates::check(&parameters, self.problems)),
+            tls: encryption.map(|_| certificates::of_redis(&parameters, self.problems)),
         }
     }
 

@@ -1,16 +1,14 @@
 //! The addresses of the stores: checked here as far as one can without connecting, since a mistyped URL looks
 //! exactly like an outage later on, and an outage is what this program hides.
 
-use std::path::Path;
-
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
+use super::certificates;
 use super::fault::quoted;
 use super::redis_url;
 use super::settings::{PostgresConfig, RedisConfig};
-use super::source::read_bounded;
 use super::values::Values;
 use super::variable::{
     DATABASE_URL, DB_HOST, DB_MAX_CONNECTIONS, DB_NAME, DB_PASSWORD, DB_PORT, DB_SSLMODE,
@@ -36,17 +34,6 @@ const URL_PARAMETERS: &[&str] = &[
     "password",
     "application_name",
     "options",
-];
-
-/// Those of them that name a file, unless the value is the PEM text itself.
-const URL_FILE_PARAMETERS: &[&str] = &[
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
 ];
 
 const DATABASE_URL_REMEDY: &str =
@@ -137,15 +124,18 @@ fn by_url(values: &mut Values) -> Option<PgConnectOptions> {
         values.refuse(&DATABASE_URL, &problem.0, problem.1);
     }
     // The driver's own message may quote any part of the URL, so it is left out.
-    let options = text.expose_secret().parse();
-    if options.is_err() {
+    let Ok(options) = text.expose_secret().parse::<PgConnectOptions>() else {
         values.refuse(
             &DATABASE_URL,
             "is not accepted by the driver",
             DATABASE_URL_REMEDY,
         );
+        return None;
+    };
+    for problem in certificates::of_postgres(&url, options.get_ssl_mode()) {
+        values.refuse(&DATABASE_URL, &problem.0, problem.1);
     }
-    options.ok()
+    Some(options)
 }
 
 fn database_url_problems(url: &Url) -> Vec<(String, &'static str)> {
@@ -189,22 +179,18 @@ fn parameter_problem(key: &str, value: &str) -> Option<(String, &'static str)> {
         let problem = format!("has the parameter {}, which would do nothing", quoted(key));
         return Some((problem, "remove it"));
     }
-    if matches!(key, "sslmode" | "ssl-mode") && value.parse::<PgSslMode>().is_err() {
+    let is_mode = |value: &str| {
+        let mode = value.parse::<PgSslMode>();
+        mode.is_ok_and(|mode| !matches!(mode, PgSslMode::Allow))
+    };
+    if matches!(key, "sslmode" | "ssl-mode") && !is_mode(value) {
         let problem = format!("has the sslmode {}", quoted(value));
         return Some((
             problem,
             "write disable, prefer, require, verify-ca or verify-full",
         ));
     }
-    let names_file =
-        URL_FILE_PARAMETERS.contains(&key) && !value.trim_start().starts_with("-----BEGIN");
-    let error = read_bounded(Path::new(value))
-        .err()
-        .filter(|_| names_file)?;
-    Some((
-        format!("{key} {} can't be read ({error})", quoted(value)),
-        "name a readable PEM file",
-    ))
+    None
 }
 
 /// Redis; `None` if it isn't set.

@@ -182,11 +182,14 @@ declare! {
         DB_NAME = Some("holdfast"), Kind::Text,
             "Database to use.";
         DB_SSLMODE = Some("prefer"), Kind::Choice(&["disable", "prefer", "require", "verify-ca", "verify-full"]),
-            "How much TLS is asked of PostgreSQL. A private authority's certificate needs DATABASE_URL with sslrootcert.";
+            "How much TLS is asked of PostgreSQL. Only verify-full is proof against somebody in between: verify-ca also \
+             takes what a public authority has signed for any host. A private authority's certificate needs \
+             DATABASE_URL with sslrootcert.";
         DB_MAX_CONNECTIONS = Some("10"), number(1, 1000),
             "Most connections one process holds to PostgreSQL.";
         DB_STATEMENT_CACHE = Some("100"), number(0, 10_000),
-            "Prepared statements kept per connection; 0 behind a pooler that can't keep them.";
+            "Prepared statements kept per connection; 0 behind a pooler that can't keep them, such as PgBouncer in \
+             transaction mode without max_prepared_statements.";
     }
     Redis {
         REDIS_URL = None, Kind::Secret,

@@ -3,11 +3,10 @@
 //! deadpool counts the slots. What is added here is what an outage asks for: a whole call is bounded in time,
 //! waiting for a connection included; a connection returns to the pool only from a call that ended in order, and is
 //! closed after a timeout, a broken socket, or when the caller went away in the middle; and one failure of the store
-//! condemns every connection made before, so that nobody tries dead ones in turn when the store is back. A connection
-//! in steady use costs no round trip of its own.
+//! condemns every connection made before, so that nobody tries dead ones in turn when the store is back, or stays with
+//! one that hangs when the address leads to another. A connection in steady use costs no round trip of its own.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +14,18 @@ use deadpool::Runtime;
 use deadpool::managed::{
     self, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{FailureClass, StoreError};
 
 /// A connection that was last taken this long ago is asked whether it lives: long enough that a busy one never is,
 /// short against what firewalls let live unused.
 const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
+
+/// How long a call may go on whose connection has come into doubt: what a probe may take, so that a store which has only
+/// faltered answers, and one that hangs, behind an address that leads elsewhere by now, holds up nobody.
+const DOUBTED_LIMIT: Duration = Duration::from_secs(1);
 
 /// Age at which a connection is replaced, so that a change of address or certificate reaches every process.
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -52,7 +56,7 @@ impl<C: Connector> Connections<C> {
     pub(super) fn new(connector: C, size: usize, call_limit: Duration) -> Self {
         let factory = Factory {
             connector,
-            epoch: AtomicU64::new(0),
+            epoch: watch::Sender::new(0),
             ping_limit: call_limit / 4,
         };
         let pool = Pool::builder(factory)
@@ -73,12 +77,16 @@ impl<C: Connector> Connections<C> {
         self.pool.manager().doubt();
     }
 
-    /// Condemns them as soon as this is dropped, unless it is dispelled before: work that was given up on, because it
-    /// took too long, says the same of the store as work that failed.
-    pub(super) fn doubt_unless_dispelled(&self) -> Doubt<'_, C> {
-        Doubt {
-            connections: Some(self),
-        }
+    /// Does that unless `asking` ends well; also when the one who asks doesn't wait for its end: work that was given up on,
+    /// because it took too long, says the same of the store as work that failed.
+    pub(super) async fn doubt_unless_well<T>(
+        &self,
+        asking: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let doubtful = Doubtful(Some(self.pool.manager()));
+        let answer = asking.await?;
+        doubtful.dispel();
+        Ok(answer)
     }
 
     /// Does some work with a connection, all of it within the call's deadline.
@@ -88,11 +96,12 @@ impl<C: Connector> Connections<C> {
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.call_limit;
         let mut lease = self.lease(deadline).await?;
-        let late = |_| StoreError::answer_late(C::STORE);
-        let ended = timeout_at(deadline, work(lease.connection()))
-            .await
-            .map_err(late)
-            .flatten();
+        let epoch = lease.epoch();
+        let late = || Err(StoreError::answer_late(C::STORE));
+        let ended = tokio::select! {
+            ended = timeout_at(deadline, work(lease.connection())) => ended.unwrap_or_else(|_| late()),
+            () = self.too_long_in_doubt(epoch) => late(),
+        };
         match &ended {
             Ok(_) => lease.give_back(),
             Err(error) if error.class() == FailureClass::Unavailable => self.doubt(),
@@ -100,6 +109,14 @@ impl<C: Connector> Connections<C> {
             Err(_) => {}
         }
         ended
+    }
+
+    /// Ends [`DOUBTED_LIMIT`] after a connection of this epoch has come into doubt.
+    async fn too_long_in_doubt(&self, made_in: u64) {
+        let mut epoch = self.pool.manager().epoch.subscribe();
+        let doubted = epoch.wait_for(|epoch| *epoch != made_in).await.is_ok();
+        debug_assert!(doubted, "the sender lives as long as the pool");
+        sleep(DOUBTED_LIMIT).await;
     }
 
     async fn lease(&self, deadline: Instant) -> Result<Lease<C>, StoreError> {
@@ -122,22 +139,19 @@ impl<C: Connector> Connections<C> {
     }
 }
 
-/// A doubt in all connections made so far.
-pub(super) struct Doubt<'c, C: Connector> {
-    connections: Option<&'c Connections<C>>,
-}
+/// Somebody who asks the store whether it is well.
+struct Doubtful<'p, C>(Option<&'p Factory<C>>);
 
-impl<C: Connector> Doubt<'_, C> {
-    /// There was nothing in it.
-    pub(super) fn dispel(mut self) {
-        self.connections = None;
+impl<C> Doubtful<'_, C> {
+    fn dispel(mut self) {
+        self.0 = None;
     }
 }
 
-impl<C: Connector> Drop for Doubt<'_, C> {
+impl<C> Drop for Doubtful<'_, C> {
     fn drop(&mut self) {
-        if let Some(connections) = self.connections {
-            connections.doubt();
+        if let Some(factory) = self.0 {
+            factory.doubt();
         }
     }
 }
@@ -145,7 +159,8 @@ impl<C: Connector> Drop for Doubt<'_, C> {
 /// Makes connections for the pool, and tells it which are still good.
 struct Factory<C> {
     connector: C,
-    epoch: AtomicU64,
+    /// How many doubts there were.
+    epoch: watch::Sender<u64>,
     ping_limit: Duration,
 }
 
@@ -157,7 +172,7 @@ struct Pooled<T> {
 
 impl<C> Factory<C> {
     fn doubt(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.epoch.send_modify(|epoch| *epoch += 1);
     }
 }
 
@@ -166,7 +181,7 @@ impl<C: Connector> managed::Manager for Factory<C> {
     type Error = StoreError;
 
     async fn create(&self) -> Result<Self::Type, StoreError> {
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = *self.epoch.borrow();
         Ok(Pooled {
             connection: self.connector.connect().await?,
             epoch,
@@ -178,7 +193,7 @@ impl<C: Connector> managed::Manager for Factory<C> {
         pooled: &mut Self::Type,
         metrics: &Metrics,
     ) -> RecycleResult<StoreError> {
-        if pooled.epoch != self.epoch.load(Ordering::Acquire) || metrics.age() > MAX_LIFETIME {
+        if pooled.epoch != *self.epoch.borrow() || metrics.age() > MAX_LIFETIME {
             return Err(RecycleError::message(
                 "made before the last doubt, or too old",
             ));
@@ -209,6 +224,12 @@ impl<C: Connector> Lease<C> {
             .as_mut()
             .expect("taken only when the lease ends")
             .connection
+    }
+
+    /// How many doubts there were when the connection was made.
+    fn epoch(&self) -> u64 {
+        let object = self.object.as_ref();
+        object.expect("taken only when the lease ends").epoch
     }
 
     fn give_back(mut self) {

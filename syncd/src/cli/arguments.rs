@@ -79,6 +79,8 @@ pub enum Command {
     )]
     Salvage(SalvageArguments),
     /// Bring the database's schema up to date.
+    ///
+    /// Where a pooler stands before PostgreSQL, give this command PostgreSQL's own address.
     #[command(
         after_help = "Example:\n  DATABASE_URL=postgres://holdfast@db/holdfast syncd migrate"
     )]

@@ -20,7 +20,7 @@ struct Certified {
 
 impl Certified {
     async fn start() -> Result<Self> {
-        let authority = Arc::new(Authority::new()?);
+        let authority = Arc::new(Authority::new("an authority of the tests")?);
         let setup = Setup::default().certified_by(&authority);
         Ok(Certified {
             redis: Redis::start_as(setup).await?,
@@ -52,10 +52,10 @@ async fn a_certificate_that_will_not_do_is_no_outage() -> Result<()> {
     let parameters = certified.authority.url_parameters()?;
     let untrusted = "the certificate of redis is not trusted: \
         name its authority's in sslrootcert of REDIS_URL";
-    let stranger = Authority::new()?;
+    let stranger = Authority::new("another authority")?;
     let wrong = parameters.replace(
-        &certified.authority.certificate().display().to_string(),
-        &stranger.certificate().display().to_string(),
+        &certified.authority.certificate_file().display().to_string(),
+        &stranger.certificate_file().display().to_string(),
     );
     for parameters in ["", &wrong] {
         let url = certified.url("127.0.0.1", parameters);
@@ -69,7 +69,7 @@ async fn a_certificate_that_will_not_do_is_no_outage() -> Result<()> {
     let ours = "redis does not accept our certificate: see sslcert and sslkey of REDIS_URL";
     let root = format!(
         "sslrootcert={}",
-        certified.authority.certificate().display()
+        certified.authority.certificate_file().display()
     );
     let foreign = stranger.url_parameters()?;
     let (_, foreign) = foreign.split_once('&').expect("three parameters");
@@ -100,7 +100,10 @@ async fn renewed_files_are_used_without_a_restart() -> Result<()> {
     let certified = Certified::start().await?;
     let directory = tempfile::tempdir()?;
     let root = directory.path().join("root.pem");
-    fs::copy(Authority::new()?.certificate(), &root)?;
+    fs::copy(
+        Authority::new("another authority")?.certificate_file(),
+        &root,
+    )?;
     let parameters = certified.authority.url_parameters()?;
     let (_, ours) = parameters.split_once('&').expect("three parameters");
     let url = certified.url(
@@ -109,7 +112,7 @@ async fn renewed_files_are_used_without_a_restart() -> Result<()> {
     );
     let store = store(&url)?;
     failed(store.probe().await, FailureClass::Systemic);
-    fs::copy(certified.authority.certificate(), &root)?;
+    fs::copy(certified.authority.certificate_file(), &root)?;
     store.probe().await?;
     Ok(())
 }
@@ -117,8 +120,8 @@ async fn renewed_files_are_used_without_a_restart() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_authority_is_told_by_health_and_by_the_command_line() -> Result<()> {
     let certified = Certified::start().await?;
-    let stranger = Authority::new()?;
-    let root = format!("sslrootcert={}", stranger.certificate().display());
+    let stranger = Authority::new("another authority")?;
+    let root = format!("sslrootcert={}", stranger.certificate_file().display());
     let node = Node::new()?.with("REDIS_URL", &certified.url("127.0.0.1", &root));
     let api = node.start_api().await?;
     let told = |health: &serde_json::Value| {
@@ -137,7 +140,7 @@ async fn a_wrong_authority_is_told_by_health_and_by_the_command_line() -> Result
 
 #[tokio::test]
 async fn a_cluster_speaks_tls() -> Result<()> {
-    let authority = Arc::new(Authority::new()?);
+    let authority = Arc::new(Authority::new("an authority of the tests")?);
     let cluster = RedisCluster::start_certified(&authority).await?;
     does_its_work(&store(&cluster.url()?)?).await
 }
@@ -147,7 +150,7 @@ async fn a_service_and_its_sentinels_speak_tls() -> Result<()> {
     let access = Access {
         password: Some("secret".to_owned()),
         sentinel_password: None,
-        authority: Some(Arc::new(Authority::new()?)),
+        authority: Some(Arc::new(Authority::new("an authority of the tests")?)),
     };
     let mut service = RedisService::start(access).await?;
     let site = Site::start(&service.url()?).await?;

@@ -32,7 +32,7 @@ pub fn assert_failed<T: std::fmt::Debug>(
 }
 
 /// Locks a task's row until the connection goes.
-async fn hold_row(fixture: &Fixture, id: TaskId) -> Result<PgConnection> {
+pub async fn hold_row(fixture: &Fixture, id: TaskId) -> Result<PgConnection> {
     let mut connection = fixture.connect().await?;
     connection.execute("BEGIN").await?;
     sqlx::query("SELECT FROM tasks WHERE id = $1 FOR UPDATE")

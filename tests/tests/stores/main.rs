@@ -8,6 +8,7 @@ mod list;
 mod operations;
 mod others;
 mod outages;
+mod pooler;
 mod redis;
 mod schema;
 mod stories;

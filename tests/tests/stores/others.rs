@@ -6,25 +6,11 @@ use anyhow::Result;
 use holdfast_shared::domain::TaskId;
 use holdfast_shared::health::Probe as _;
 use holdfast_shared::store::postgres::Postgres;
-use holdfast_tests::eventually;
 
 use crate::operations::create;
-use crate::support::{self, DATABASE, Fixture, PATIENCE, apply_one, some_user};
+use crate::support::{self, DATABASE, Fixture, apply_one, is_alone, some_user};
 
 const LONG: Duration = Duration::from_hours(1);
-
-/// Waits until nobody is seen who has begun something within this time.
-async fn is_alone(daemon: &Postgres, within: Duration) -> Result<()> {
-    eventually(PATIENCE, "nobody else to be served", async || match daemon
-        .serves_others(within)
-        .await
-    {
-        Ok(false) => Ok(()),
-        Ok(true) => Err("others are".to_owned()),
-        Err(error) => Err(error.to_string()),
-    })
-    .await
-}
 
 #[tokio::test]
 async fn neither_daemons_nor_probes_are_others_and_requests_are() -> Result<()> {
@@ -44,6 +30,8 @@ async fn neither_daemons_nor_probes_are_others_and_requests_are() -> Result<()> 
         is_alone(&daemon, LONG).await?;
         server.find_task(id).await?;
         assert!(daemon.serves_others(LONG).await?, "it was asked for a task");
+        // One that isn't told by its name knows nothing.
+        assert!(!server.serves_others(LONG).await?);
         is_alone(&daemon, Duration::from_millis(10)).await?;
     }
     Ok(())

@@ -114,6 +114,41 @@ async fn connections_that_went_silent_are_not_tried_one_by_one() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_hangs_is_given_up_when_a_probe_finds_the_server_elsewhere() -> Result<()> {
+    let (mut first, second) = (Fixture::start().await?, Fixture::start().await?);
+    let proxy = FaultProxy::start(first.server.port()).await?;
+    let url = first.server.url_through(proxy.port(), DATABASE);
+    let store = support::store(&url, support::patient());
+    let (user, id) = (some_user(), TaskId::generate());
+    apply_one(&store, &create(&user, id, 1)).await?;
+    store.probe().await?;
+
+    first.server.freeze()?;
+    proxy.lead_to(second.server.port());
+    let hanging = tokio::spawn({
+        let store = store.clone();
+        async move { store.find_task(id).await }
+    });
+    // The monitor doesn't wait for ever, and one failed probe is forgiven.
+    let cut_off = tokio::time::timeout(Duration::from_millis(100), store.probe()).await;
+    assert!(cut_off.is_err(), "the first server still answers");
+    store.probe().await?;
+    let started = Instant::now();
+    let error = assert_failed(hanging.await?, FailureClass::Unavailable, None);
+    assert!(error.outcome_unknown());
+    assert!(
+        started.elapsed() < Duration::from_secs(1) + SLACK,
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(
+        store.find_task(id).await?.is_none(),
+        "the second server has no such task"
+    );
+    Ok(())
+}
+
 /// Uses several connections at once, so that they all lie in the pool afterwards.
 async fn open_connections(store: &Postgres) -> Result<()> {
     let mut calls = tokio::task::JoinSet::new();

@@ -6,6 +6,7 @@ use anyhow::Result;
 use holdfast_shared::config::PostgresConfig;
 use holdfast_shared::domain::{Operation, Outcome, Row, TaskId, UserId};
 use holdfast_shared::store::postgres::{Applied, Postgres, Timeouts};
+use holdfast_tests::eventually;
 use sqlx::postgres::PgConnection;
 
 pub const DATABASE: &str = "holdfast";
@@ -90,4 +91,17 @@ pub async fn row(store: &Postgres, id: TaskId) -> Result<Row> {
 /// A user that no other test knows.
 pub fn some_user() -> UserId {
     UserId::parse(&format!("user-{}", uuid::Uuid::now_v7())).expect("valid")
+}
+
+/// Waits until nobody is seen who has begun something within this time.
+pub async fn is_alone(daemon: &Postgres, within: Duration) -> Result<()> {
+    eventually(PATIENCE, "nobody else to be served", async || match daemon
+        .serves_others(within)
+        .await
+    {
+        Ok(false) => Ok(()),
+        Ok(true) => Err("others are".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
+    .await
 }

@@ -6,7 +6,7 @@ use super::{faults, file, load, only_fault, password};
 
 #[test]
 fn a_database_url_is_taken_apart() {
-    let (_ca, ca) = file("certificate");
+    let (_ca, ca) = file(self_signed().cert.pem());
     let url = format!("postgresql://me:p%40ss@db:6000/tasks?sslmode=verify-full&sslrootcert={ca}");
     let config = load(&[
         ("DATABASE_URL", &url),
@@ -52,7 +52,7 @@ fn bad_database_urls_are_refused_and_not_shown() {
             "parameter statement-cache-capacity",
         ),
         (
-            "postgres://me:hunter2@db/x?sslrootcert=/nonexistent.pem",
+            "postgres://me:hunter2@db/x?sslmode=verify-ca&sslrootcert=/nonexistent.pem",
             "\"/nonexistent.pem\" can't be read",
         ),
     ] {
@@ -65,12 +65,71 @@ fn bad_database_urls_are_refused_and_not_shown() {
     }
 }
 
+fn self_signed() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    rcgen::generate_simple_self_signed(vec!["db".to_owned()]).expect("made")
+}
+
+#[test]
+fn what_certificates_would_not_do_is_said() {
+    let made = self_signed();
+    let (_certificate, certificate) = file(made.cert.pem());
+    let (_key, key) = file(made.signing_key.serialize_pem());
+    let (_junk, junk) = file("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let url = |parameters: &str| {
+        let parameters = parameters
+            .replace("CERTIFICATE", &certificate)
+            .replace("KEY", &key)
+            .replace("JUNK", &junk);
+        format!("postgres://db/x?{parameters}")
+    };
+    let sound = url("sslmode=verify-full&sslrootcert=CERTIFICATE&sslcert=CERTIFICATE&sslkey=KEY");
+    assert!(load(&[("DATABASE_URL", &sound)]).postgres.is_some());
+    for (parameters, problem) in [
+        (
+            "sslrootcert=CERTIFICATE",
+            "an sslrootcert that nothing is checked with",
+        ),
+        (
+            "sslmode=require&sslrootcert=CERTIFICATE",
+            "add sslmode=verify-full",
+        ),
+        ("sslmode=verify-ca&sslrootcert=KEY", "holds no certificate"),
+        (
+            "sslmode=verify-ca&sslrootcert=JUNK",
+            "holds a certificate that can't be used",
+        ),
+        (
+            "sslmode=verify-full&sslcert=CERTIFICATE",
+            "has only one of sslcert and sslkey",
+        ),
+        (
+            "sslmode=verify-full&sslkey=KEY",
+            "name both files, or neither",
+        ),
+        (
+            "sslmode=verify-full&sslcert=CERTIFICATE&sslkey=CERTIFICATE",
+            "holds no private key",
+        ),
+        (
+            "sslmode=disable&sslcert=CERTIFICATE&sslkey=KEY",
+            "no TLS to show it in",
+        ),
+    ] {
+        let fault = only_fault(&[("DATABASE_URL", &url(parameters))]);
+        assert!(fault.contains(problem), "{parameters}: {fault}");
+    }
+}
+
 #[test]
 fn an_unknown_sslmode_is_named_in_either_form() {
     let lines = faults(&[("DATABASE_URL", "postgres://db/x?sslmode=on")]);
     assert!(
         lines[0].contains("sslmode \"on\"; write disable, prefer"),
         "{lines:?}"
+    );
+    assert!(
+        only_fault(&[("DATABASE_URL", "postgres://db/x?sslmode=allow")])
+            .contains("write disable, prefer")
     );
     assert!(
         only_fault(&[("DB_HOST", "db"), ("DB_SSLMODE", "allow")])

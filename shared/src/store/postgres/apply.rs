@@ -13,9 +13,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::Connection;
-use sqlx::postgres::PgConnection;
-
+use super::connection::Connection;
 use super::errors::is_race;
 use super::ledger::{self, LedgerArrays, LedgerColumns, Recorded};
 use super::recall::{Lookup, Recalled, Recollection};
@@ -47,7 +45,7 @@ pub struct Applied {
 
 /// Applies operations in their order, all or nothing. Returns as many answers, in the same order.
 pub(super) async fn apply(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     operations: &[&Operation],
 ) -> Result<Vec<Applied>, StoreError> {
     refuse_sessions(operations)?;
@@ -61,7 +59,7 @@ pub(super) async fn apply(
 
 /// The same, for one who wants to know the outcomes only: most of what an [`Applied`] takes is a copy of each resource.
 pub(super) async fn apply_batch(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     operations: &[&Operation],
 ) -> Result<Vec<Outcome>, StoreError> {
     refuse_sessions(operations)?;
@@ -103,7 +101,7 @@ impl Settled<'_> {
 
 /// The long way, until no other transaction is faster. `answer` makes what is returned for each operation.
 async fn transact<T>(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     operations: &[&Operation],
     answer: impl Fn(Settled<'_>, &Resources) -> T,
 ) -> Result<Vec<T>, StoreError> {
@@ -122,7 +120,7 @@ async fn transact<T>(
 
 /// The short way: one statement and round trip. `None` when the operation has to go the long way.
 async fn merge_alone(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     operation: &Operation,
 ) -> Result<Option<Applied>, sqlx::Error> {
     if operation.leaves_record() {
@@ -169,13 +167,14 @@ fn answer_merged(operation: &Operation, row: Row) -> Applied {
 
 /// The long way, once. `None` when another transaction was faster: nothing is written, and it has to be run again.
 async fn attempt<T>(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     operations: &[&Operation],
     lookup: Lookup,
     answer: &impl Fn(Settled<'_>, &Resources) -> T,
 ) -> Result<Option<Vec<T>>, StoreError> {
     let mut transaction = connection.begin().await?;
-    match settle(&mut transaction, operations, lookup, answer).await {
+    let settled = settle(&mut transaction.connection(), operations, lookup, answer).await;
+    match settled {
         Ok(answers) => {
             transaction.commit().await?;
             Ok(Some(answers))
@@ -192,7 +191,7 @@ async fn attempt<T>(
 }
 
 async fn settle<T>(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     operations: &[&Operation],
     lookup: Lookup,
     answer: &impl Fn(Settled<'_>, &Resources) -> T,
@@ -229,7 +228,7 @@ fn runs<'r, 'o>(operations: &'r [&'o Operation]) -> Vec<&'r [&'o Operation]> {
 }
 
 async fn settle_run<T>(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     run: &[&Operation],
     lookup: Lookup,
     answer: &impl Fn(Settled<'_>, &Resources) -> T,

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::apply::{self, Applied};
+use super::connection::Connection;
 use super::ledger::{self, Wanted};
 use super::migrate::{self, MigrationReport};
 use super::probe::WriteProbe;
 use super::session::{Sessions, Timeouts};
 use super::{list, locks, probe, profile, session, task};
-use sqlx::postgres::PgConnection;
-
 use crate::config::PostgresConfig;
 use crate::domain::{
     IdempotencyKey, Operation, OperationId, OperationRecord, OperationState, Outcome, ProfileState,
@@ -54,13 +53,13 @@ impl Postgres {
     /// go by a name of their own, by which [`Postgres::serves_others`] tells them from the others.
     pub fn for_daemon(config: &PostgresConfig) -> Self {
         let mut config = config.clone();
-        config.options = session::rename(config.options, "syncd");
+        config.options = session::rename_for_daemon(config.options);
         Postgres::new(&config, Timeouts::drain())
     }
 
     async fn call<T>(
         &self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+        work: impl AsyncFnOnce(&mut Connection<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let sessions = self.connections.connector();
         self.connections
@@ -221,7 +220,7 @@ impl Postgres {
         limit: usize,
     ) -> Result<Vec<OperationRecord>, StoreError> {
         let limit = row_limit(limit);
-        let call = async |connection: &mut _| {
+        let call = async |connection: &mut Connection<'_>| {
             Ok(ledger::list(connection, user, state, before, limit).await?)
         };
         self.call(call).await
@@ -266,7 +265,8 @@ impl Postgres {
     }
 
     /// Whether the database has been used by others within that time: by sessions of this role (or of any, for a
-    /// monitoring role) under another application name, for anything but probes.
+    /// monitoring role) that are neither daemons' nor probes'. Told by the names that sessions go by, so only for a
+    /// daemon; `false` where a pooler hides them.
     ///
     /// # Errors
     /// See [`Postgres`].
@@ -301,11 +301,8 @@ impl Postgres {
 
 impl Probe for Postgres {
     async fn probe(&self) -> Result<Probed, StoreError> {
-        let probed = self.probe.run(self.connections.connector()).await;
-        if probed.is_err() {
-            self.connections.doubt();
-        }
-        probed
+        let probing = self.probe.run(self.connections.connector());
+        self.connections.doubt_unless_well(probing).await
     }
 }
 

@@ -4,9 +4,9 @@
 //! (of an id, or under an idempotency key) gets the first answer, whatever has happened to the resource since.
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::values::{columns, read_user, stored_time, unreadable};
 use crate::domain::{
     Entity, Idempotency, IdempotencyKey, Kind, Operation, OperationId, OperationRecord,
@@ -69,7 +69,7 @@ impl Wanted {
 
 /// Finds records, in no particular order; one that is wanted by its id and by its key comes twice.
 pub(super) async fn find(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     wanted: &Wanted,
 ) -> Result<Vec<Recorded>, sqlx::Error> {
     let rows = sqlx::query_as!(
@@ -97,7 +97,7 @@ pub(super) async fn find(
 
 /// A user's records, newest id first, beginning after `before`.
 pub(super) async fn list(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     user: &UserId,
     state: Option<OperationState>,
     before: Option<OperationId>,
@@ -125,7 +125,7 @@ pub(super) async fn list(
 /// Records operations that have ended now. Where one is recorded already, by its id or its key, it fails with a unique
 /// violation.
 pub(super) async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     records: &LedgerArrays<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -153,7 +153,7 @@ pub(super) async fn insert(
 }
 
 /// Before when records may have been removed, by the database's clock.
-pub(super) async fn horizon(connection: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
+pub(super) async fn horizon(connection: &mut Connection<'_>) -> Result<Timestamp, sqlx::Error> {
     let horizon = sqlx::query_scalar!(
         "SELECT clock_timestamp() - make_interval(days => $1) AS \"horizon!\"",
         RECORD_DAYS
@@ -163,7 +163,7 @@ pub(super) async fn horizon(connection: &mut PgConnection) -> Result<Timestamp, 
 
 /// Removes the oldest records that ended before `older_than`, at most `limit`. Returns how many.
 pub(super) async fn remove(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     older_than: Timestamp,
     limit: i64,
 ) -> Result<u64, sqlx::Error> {
@@ -179,7 +179,7 @@ pub(super) async fn remove(
 }
 
 /// How many records there are.
-pub(super) async fn count(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+pub(super) async fn count(connection: &mut Connection<'_>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!("SELECT count(*) AS \"count!\" FROM applied_operations")
         .fetch_one(connection)
         .await

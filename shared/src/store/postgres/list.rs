@@ -3,16 +3,16 @@
 //! It selects and sorts as [`TaskQuery::selects`] and [`TaskQuery::compare`] do, which the merge with the buffer's
 //! tasks relies on.
 
-use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, QueryBuilder};
 
+use super::connection::Connection;
 use super::task::TaskRow;
 use super::values::stored_time;
 use crate::domain::{Cursor, SortField, TaskId, TaskQuery, TaskState, Timestamp, UserId};
 
 /// Finds up to `query.limit` of the user's tasks, in order, no tombstones, and none of `without`.
 pub(super) async fn find(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     user: &UserId,
     query: &TaskQuery,
     without: &[TaskId],

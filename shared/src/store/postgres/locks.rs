@@ -1,11 +1,10 @@
 //! Who is in the way: which rows others hold locked at this moment, found out without waiting for any of them.
 
-use sqlx::Connection;
-use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::{ResourceKey, TaskId, UserId};
 
+use super::connection::Connection;
 use super::values::read_user;
 
 /// Those of these resources whose rows another transaction has locked. What isn't there can't be locked.
@@ -13,7 +12,7 @@ use super::values::read_user;
 /// Fails (55P03) when a whole table is: then it isn't about rows. Locks every row that is free until it ends, which is
 /// at once.
 pub(super) async fn find_locked(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     resources: &[ResourceKey],
 ) -> Result<Vec<ResourceKey>, sqlx::Error> {
     let (mut tasks, mut users): (Vec<Uuid>, Vec<String>) = (Vec::new(), Vec::new());
@@ -25,14 +24,15 @@ pub(super) async fn find_locked(
         }
     }
     let mut transaction = connection.begin().await?;
-    lock_tables(&mut transaction).await?;
+    let mut connection = transaction.connection();
+    lock_tables(&mut connection).await?;
     let mut locked = Vec::new();
     if !tasks.is_empty() {
-        let found = locked_tasks(&mut transaction, &tasks).await?;
+        let found = locked_tasks(&mut connection, &tasks).await?;
         locked.extend(found.into_iter().map(ResourceKey::Task));
     }
     if !users.is_empty() {
-        let found = locked_users(&mut transaction, &users).await?;
+        let found = locked_users(&mut connection, &users).await?;
         locked.extend(found.into_iter().map(ResourceKey::Profile));
     }
     transaction.rollback().await?;
@@ -40,7 +40,7 @@ pub(super) async fn find_locked(
 }
 
 /// As every write locks them, but without waiting.
-async fn lock_tables(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn lock_tables(connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!("LOCK TABLE tasks, users, applied_operations IN ROW EXCLUSIVE MODE NOWAIT")
         .execute(connection)
         .await?;
@@ -48,7 +48,7 @@ async fn lock_tables(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 }
 
 async fn locked_tasks(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     ids: &[Uuid],
 ) -> Result<Vec<TaskId>, sqlx::Error> {
     let locked = sqlx::query_scalar!(
@@ -62,7 +62,7 @@ async fn locked_tasks(
 }
 
 async fn locked_users(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     ids: &[String],
 ) -> Result<Vec<UserId>, sqlx::Error> {
     let locked = sqlx::query_scalar!(

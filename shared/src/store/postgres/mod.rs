@@ -1,6 +1,7 @@
 //! PostgreSQL: tasks, profiles, and what became of operations. SQL is found here and nowhere else.
 
 mod client;
+mod connection;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
 mod session;
@@ -19,9 +20,11 @@ mod values;
 mod errors;
 mod migrate;
 mod probe;
+mod tls;
 
 pub use apply::Applied;
 pub use client::{KeyRecord, Postgres};
+pub use errors::NEEDS_MIGRATION;
 pub use ledger::RECORD_DAYS;
 pub use migrate::MigrationReport;
 pub use session::Timeouts;

@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
+use super::connection::Connection;
 use super::migrate::newest_version;
-use super::session::Sessions;
+use super::session::{Session, Sessions};
 use crate::clock::{Distance, Reading};
 use crate::domain::Timestamp;
 use crate::health::Probed;
 use crate::seeded::Bug;
-use crate::store::pool::{Connector as _, Reserved};
+use crate::store::pool::Reserved;
 use crate::store::{FailureClass, StoreError};
 
 /// Rows that probes write. Processes choose one at random; should two choose the same, they wait for each other for
@@ -21,7 +21,7 @@ const SLOTS: i16 = 1024;
 
 /// The probe of one process.
 pub(super) struct WriteProbe {
-    connection: Reserved<PgConnection>,
+    session: Reserved<Session>,
     slot: i16,
 }
 
@@ -29,40 +29,40 @@ impl WriteProbe {
     /// Not connected.
     pub(super) fn new() -> Self {
         WriteProbe {
-            connection: Reserved::new(),
+            session: Reserved::new(),
             slot: rand::random_range(0..SLOTS),
         }
     }
 
     /// Writes. A connection that fails, or is given up on, is not used again.
     pub(super) async fn run(&self, sessions: &Sessions) -> Result<Probed, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let mut session = match self.session.take() {
+            Some(session) => session,
             None => connect(sessions).await?,
         };
         let slot = self.slot;
         let probed = sessions
-            .run(&mut connection, async |connection| {
+            .run(&mut session, async |connection| {
                 write(connection, slot).await
             })
             .await?;
-        self.connection.keep(connection);
+        self.session.keep(session);
         Ok(probed)
     }
 }
 
-async fn connect(sessions: &Sessions) -> Result<PgConnection, StoreError> {
-    let mut connection = sessions.connect().await?;
+async fn connect(sessions: &Sessions) -> Result<Session, StoreError> {
+    let mut session = sessions.connect_for_probe().await?;
     sessions
-        .run(&mut connection, async |connection| {
+        .run(&mut session, async |connection| {
             check_schema(connection).await
         })
         .await?;
-    Ok(connection)
+    Ok(session)
 }
 
 /// A schema older than this binary would fail each write, one by one.
-async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
+async fn check_schema(connection: &mut Connection<'_>) -> Result<(), StoreError> {
     let version = sqlx::query_scalar!("SELECT max(version) FROM _sqlx_migrations WHERE success");
     let version = version.fetch_one(connection).await?.unwrap_or(0);
     if version < newest_version() {
@@ -72,7 +72,7 @@ async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, StoreError> {
+async fn write(connection: &mut Connection<'_>, slot: i16) -> Result<Probed, StoreError> {
     let started = Instant::now();
     let clock = clock_distance(connection).await?;
     if Bug::ReadOnlyProbe.is_on() {
@@ -99,7 +99,7 @@ async fn write(connection: &mut PgConnection, slot: i16) -> Result<Probed, Store
 
 /// How far the database's clock is ahead: its time against ours in the middle of the round trip, as NTP does. Asked
 /// apart from the write, whose commit waits for a disk.
-async fn clock_distance(connection: &mut PgConnection) -> Result<Distance, StoreError> {
+async fn clock_distance(connection: &mut Connection<'_>) -> Result<Distance, StoreError> {
     let asked = Reading::take();
     let theirs = sqlx::query_scalar!("SELECT clock_timestamp() AS \"now!\"")
         .fetch_one(connection)
@@ -109,18 +109,18 @@ async fn clock_distance(connection: &mut PgConnection) -> Result<Distance, Store
     Ok(Distance::between(&asked, when_asked))
 }
 
-/// Whether sessions of clients under another name than this one's have begun something other than a probe on this
-/// database within that time. The server shows a role what sessions of the same role do, and a monitoring role all.
+/// Whether sessions that are neither daemons' nor probes' have begun something on this database within that time. The
+/// server shows a role what sessions of the same role do, and a monitoring role all. A pooler's connection goes by the
+/// name of the client it last served; where a pooler lets no name through, this session's own shows that.
 pub(super) async fn serves_others(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     within: Duration,
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
-        "SELECT EXISTS ( \
+        "SELECT current_setting('application_name') LIKE 'syncd/%' AND EXISTS ( \
              SELECT FROM pg_stat_activity \
              WHERE datname = current_database() AND backend_type = 'client backend' \
-             AND application_name <> current_setting('application_name') \
-             AND query NOT LIKE 'INSERT INTO holdfast_probes%' \
+             AND application_name NOT LIKE 'syncd/%' AND application_name NOT LIKE 'probe/%' \
              AND query_start > clock_timestamp() - make_interval(secs => $1) \
          ) AS \"others!\"",
         within.as_secs_f64(),

@@ -3,8 +3,8 @@
 //! As with tasks, each field has a stamp beside it; one that was only filled from a token's claims has stamp 0.
 
 use serde_json::Value;
-use sqlx::postgres::PgConnection;
 
+use super::connection::Connection;
 use super::values::{
     columns, field_stamp, field_value, read_stamp, read_user, stored_stamp, unreadable,
 };
@@ -27,7 +27,7 @@ macro_rules! select_profiles {
 
 /// The profiles of these users, in no particular order.
 pub(super) async fn find(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     users: &[String],
 ) -> Result<Vec<Row>, sqlx::Error> {
     let rows = select_profiles!("WHERE id = ANY($1)", users)
@@ -38,7 +38,7 @@ pub(super) async fn find(
 
 /// The same, locked until the end of the transaction, in order of id, so that two batches never wait for each other.
 pub(super) async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     users: &[String],
 ) -> Result<Vec<Row>, sqlx::Error> {
     let rows = select_profiles!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", users)
@@ -51,7 +51,7 @@ pub(super) async fn lock(
 /// which decides field by field as [`ProfileState::merge`] does. Returns the profile as it is then; `None` where it is
 /// deleted, and so was left alone.
 pub(super) async fn merge(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     user: &UserId,
     first: &ProfileState,
     change: &ProfileState,
@@ -116,7 +116,7 @@ pub(super) async fn merge(
 
 /// Inserts new profiles. Where one of the users has one it fails with a unique violation.
 pub(super) async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     profiles: &ProfileArrays<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -152,7 +152,7 @@ pub(super) async fn insert(
 
 /// Makes a user's profile unless there is one.
 pub(super) async fn insert_if_absent(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     user: &UserId,
     profile: &ProfileState,
 ) -> Result<(), sqlx::Error> {
@@ -188,7 +188,7 @@ pub(super) async fn insert_if_absent(
 
 /// Sets whole profiles that the transaction has locked.
 pub(super) async fn overwrite(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     profiles: &ProfileArrays<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::postgres::PgConnection;
-
+use super::connection::Connection;
 use super::ledger::{self, Recorded, Wanted};
 use crate::domain::{
     Idempotency, IdempotencyKey, Operation, OperationId, Outcome, Rejection, Timestamp, UserId,
@@ -58,7 +57,7 @@ impl Lookup {
 impl Recollection {
     /// Reads what the ledger knows; asks nothing when there is nothing to look for.
     pub(super) async fn read(
-        connection: &mut PgConnection,
+        connection: &mut Connection<'_>,
         operations: &[&Operation],
         lookup: Lookup,
     ) -> Result<Self, sqlx::Error> {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::profile::{self, ProfileArrays, ProfileColumns};
 use super::recall::Lookup;
 use super::task::{self, TaskArrays, TaskColumns};
@@ -27,7 +27,7 @@ impl Resources {
     /// Locks and reads what the operations are about, but for rows that should not be there yet. What isn't there can't
     /// be locked: [`Self::write`] fails when another transaction makes it meanwhile, or had made it before.
     pub(super) async fn lock(
-        connection: &mut PgConnection,
+        connection: &mut Connection<'_>,
         operations: &[&Operation],
         lookup: Lookup,
     ) -> Result<Self, sqlx::Error> {
@@ -101,7 +101,7 @@ impl Resources {
 
     /// Writes what has changed. Fails with a unique violation when another transaction has made one of the new rows
     /// meanwhile: then what was judged is void.
-    pub(super) async fn write(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    pub(super) async fn write(&self, connection: &mut Connection<'_>) -> Result<(), sqlx::Error> {
         let mut changed: Vec<Changed<'_>> = self.by_key.iter().filter_map(Changed::of).collect();
         // Any order will do if it is the same in every transaction, so that inserts never wait in a circle. By owner
         // comes cheapest: neighbours go to the same pages of an index that begins with the owner.

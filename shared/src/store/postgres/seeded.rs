@@ -1,13 +1,12 @@
 //! What the bugs of [`crate::seeded`] that are made in SQL do.
 
-use sqlx::postgres::PgConnection;
-
+use super::connection::Connection;
 use crate::domain::TaskId;
 use crate::seeded::Bug;
 
 /// Makes every field of a task older than whatever comes.
 pub(super) async fn forget_stamps(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     id: TaskId,
 ) -> Result<(), sqlx::Error> {
     if !Bug::SqlMergeIgnoresStamps.is_on() {
@@ -20,7 +19,7 @@ pub(super) async fn forget_stamps(
 }
 
 /// Removes a tombstone.
-pub(super) async fn purge(connection: &mut PgConnection, id: TaskId) -> Result<(), sqlx::Error> {
+pub(super) async fn purge(connection: &mut Connection<'_>, id: TaskId) -> Result<(), sqlx::Error> {
     if !Bug::TombstonePurged.is_on() {
         return Ok(());
     }

@@ -4,9 +4,9 @@
 //! a task sets all its fields, so that is found in tombstones only, whose fields are cleared.
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::values::{
     columns, field_stamp, field_value, read_stamp, read_user, stored_stamp, stored_time, unreadable,
 };
@@ -30,7 +30,7 @@ macro_rules! select_tasks {
 
 /// The tasks with these ids, whoever's, tombstones included; in no particular order.
 pub(super) async fn find(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     ids: &[Uuid],
 ) -> Result<Vec<(TaskId, Row)>, sqlx::Error> {
     let rows = select_tasks!("WHERE id = ANY($1)", ids)
@@ -41,7 +41,7 @@ pub(super) async fn find(
 
 /// The same, locked until the end of the transaction, in order of id, so that two batches never wait for each other.
 pub(super) async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     ids: &[Uuid],
 ) -> Result<Vec<(TaskId, Row)>, sqlx::Error> {
     let rows = select_tasks!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", ids)
@@ -54,7 +54,7 @@ pub(super) async fn lock(
 /// decides field by field as [`TaskState::merge`] does. Returns the task as it is then; `None` where nothing was
 /// touched, since there is no such task, it is another user's, or it is deleted.
 pub(super) async fn merge(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     id: TaskId,
     owner: &UserId,
     change: &TaskState,
@@ -115,7 +115,7 @@ pub(super) async fn merge(
 /// Makes a tombstone of a task, in one statement. Returns it; `None` where nothing was touched, since there is no
 /// such task, it is another user's, or it is deleted already.
 pub(super) async fn delete(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     id: TaskId,
     owner: &UserId,
     deleted: Stamp,
@@ -142,7 +142,7 @@ pub(super) async fn delete(
 /// Inserts new tasks. Where one of the ids is taken it fails with a unique violation: `ON CONFLICT DO NOTHING` would
 /// cost half as much again for each row.
 pub(super) async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     tasks: &TaskArrays<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -176,7 +176,7 @@ pub(super) async fn insert(
 
 /// Sets whole tasks that the transaction has locked. Owners stay.
 pub(super) async fn overwrite(
-    connection: &mut PgConnection,
+    connection: &mut Connection<'_>,
     tasks: &TaskArrays<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(

@@ -313,10 +313,7 @@ impl Redis {
 impl Probe for Redis {
     /// A write, since a replica answers everything else.
     async fn probe(&self) -> Result<Probed, StoreError> {
-        let doubt = self.connections.doubt_unless_dispelled();
-        let probed = self.write_probe().await?;
-        doubt.dispel();
-        Ok(probed)
+        self.connections.doubt_unless_well(self.write_probe()).await
     }
 }
 
