@@ -294,6 +294,10 @@ async fn older_and_rarer_forms_of_http_work() -> Result<()> {
     let absolute =
         "GET http://example.org/livez?a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert_eq!(site.say(absolute).await?[0].status(), 200);
+    let bare = "GET http://example.org HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    site.say(bare).await?[0].expect_problem(404);
+    let server = "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    site.say(server).await?[0].expect_problem(404);
     let tunnel = "CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     site.say(tunnel).await?[0].expect_problem(404);
     let lower = "get /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
