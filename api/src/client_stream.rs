@@ -1,5 +1,6 @@
 //! A client's connection with two bounds that neither TCP nor the protocol has: a client that stops reading doesn't
-//! hold its answer for ever, and a client that is still sending when it is answered gets to see that answer.
+//! hold its answer for ever, and a client that is still sending when it is answered gets to see that answer. It is also
+//! where the protocol's own refusals get their body.
 
 use std::future::Future;
 use std::io;
@@ -7,9 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::refusal;
 
 /// How long an answer may wait for the client to take any more of it.
 const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -27,6 +31,8 @@ pub struct ClientStream {
     stream: TcpStream,
     stall: Option<Pin<Box<Sleep>>>,
     linger: Option<Pin<Box<Sleep>>>,
+    /// What is still to be sent of a refusal in place of the protocol's own.
+    refusal: Bytes,
 }
 
 impl ClientStream {
@@ -36,7 +42,20 @@ impl ClientStream {
             stream,
             stall: None,
             linger: None,
+            refusal: Bytes::new(),
         }
+    }
+
+    /// Sends the rest of a refusal, if there is any.
+    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.refusal.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &self.refusal);
+            match ready!(self.bound(context, written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.refusal.advance(count),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Lets a write through, or ends it when none has got any further for [`WRITE_STALL`].
@@ -52,10 +71,10 @@ impl ClientStream {
         let stall = self
             .stall
             .get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
-        match stall.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        ready!(stall.as_mut().poll(context));
+        // Else the system would go on offering the rest, which takes memory, for minutes.
+        self.stream.set_zero_linger()?;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -76,6 +95,11 @@ impl AsyncWrite for ClientStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_refusal(context))?;
+        if let Some(refusal) = refusal::instead_of(bytes) {
+            this.refusal = refusal;
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut this.stream).poll_write(context, bytes);
         this.bound(context, written)
     }
@@ -85,7 +109,12 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A refusal is a head alone.
+        if let [head] = slices {
+            return self.poll_write(context, head);
+        }
         let this = self.get_mut();
+        ready!(this.poll_refusal(context))?;
         let written = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
         this.bound(context, written)
     }
@@ -95,7 +124,9 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let this = self.get_mut();
+        ready!(this.poll_refusal(context))?;
+        Pin::new(&mut this.stream).poll_flush(context)
     }
 
     /// Ends our side, then reads until the client ends its own, or for [`LINGER`].

@@ -1,22 +1,25 @@
 //! The HTTP process: it takes requests, lets in who may come in, and has the repository keep what they say.
 //!
 //! `main` is the lifecycle; [`run`] is all of it that a test can call. A request goes through `server` (connections,
-//! bounds), `middleware` (its name, its time, its sender), `router` (which route), `handler` (that route),
-//! `transport` (reading and writing HTTP) and `usecase` (the operation it becomes) to the shared repository.
-//! `openapi` describes all of that, and `pages` shows the description to people.
+//! bounds), `web` (what happens to every request), `middleware` (its name, its time, its sender), `router` (which
+//! route), `handler` (that route), `transport` (reading and writing HTTP) and `usecase` (the operation it becomes) to
+//! the shared repository. `openapi` describes all of that, and `pages` shows the description to people.
 
 mod client_stream;
+mod descriptors;
 pub mod handler;
 mod lifecycle;
 pub mod middleware;
 pub mod openapi;
 pub mod pages;
+mod refusal;
 pub mod router;
 pub mod server;
 pub mod signal;
 pub mod systemd;
 pub mod transport;
 pub mod usecase;
+pub mod web;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -35,7 +38,8 @@ use crate::lifecycle::Phase;
 use crate::middleware::rate::RateLimit;
 use crate::middleware::token::TokenVerifier;
 use crate::pages::Documents;
-use crate::server::ServerLimits;
+use crate::server::{SPARE_CONNECTIONS, ServerLimits};
+use crate::web::Web;
 
 /// How long closing the buffer may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
@@ -55,11 +59,16 @@ pub async fn run(
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
+    let store_connections = config.postgres.as_ref().map_or(0, |p| p.max_connections);
     let limits = ServerLimits {
-        max_connections: config.max_connections,
+        max_connections: descriptors::room_for(
+            config.max_connections,
+            store_connections + SPARE_CONNECTIONS,
+        ),
         drain_deadline: config.shutdown_timeout,
     };
     let rate_limit = RateLimit::new(config.rate_limit_per_minute);
+    let cors_origins = config.cors_origins.clone();
     let (verifier, repository) = open(config).await?;
     let (phase, phase_watch) = watch::channel(Phase::Serving);
     let following = verifier.key_set().map(|keys| tokio::spawn(keys.follow()));
@@ -81,7 +90,8 @@ pub async fn run(
         }
         systemd::stopping();
     };
-    server::serve(listener, router::filter(Arc::new(app)), limits, phase, stop).await;
+    let web = Web::new(router::filter(Arc::new(app)), &cors_origins);
+    server::serve(listener, web, limits, phase, stop).await;
     close(&repository).await;
     for task in following.into_iter().chain([alive]) {
         task.abort();

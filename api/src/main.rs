@@ -14,11 +14,16 @@ use holdfast_api::systemd;
 use holdfast_shared::config::{Config, ConfigFaults, exit};
 use holdfast_shared::repository::{ForeignBuffer, OpenError};
 use holdfast_shared::telemetry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 
 /// How long the end waits for work on files that has not come back, such as a lock a stopped process holds.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be taken; a client beyond them tries again after a second, then two, then four. The runtime
+/// would let 128 wait. More would only make the last of them wait longer, when there are as many as are taken at once:
+/// then they are taken at the pace of [`holdfast_api::server::SPARE_CONNECTIONS`] a second.
+const BACKLOG: u32 = 1024;
 
 /// glibc's allocator took a fifth of the CPU of a drain, and of a request and kept what its threads had freed.
 #[global_allocator]
@@ -112,9 +117,18 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     })? {
         return Ok(listener);
     }
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| cannot_listen(address, &error))
+    bind(address).map_err(|error| cannot_listen(address, &error))
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart must not wait for the connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {

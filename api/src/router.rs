@@ -16,7 +16,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use http::header::ALLOW;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use tracing::Instrument;
 use tracing::Span;
@@ -27,10 +27,11 @@ use warp::{Buf, Filter};
 
 use crate::handler::{App, Head, documents, health, operations, profile, sessions, tasks};
 use crate::middleware::auth::{Caller, authenticate};
-use crate::middleware::exchange::{ConnectionSlot, Exchange};
+use crate::middleware::exchange::{Berth, ConnectionSlot, Exchange};
 use crate::openapi::{self, Access, Described, Description, routes as described};
 use crate::transport::body::BodyStream;
 use crate::transport::problem::{Kind, Problem};
+use crate::transport::response;
 
 /// What becomes of a request.
 type Answer = BoxFuture<'static, Result<Response, Problem>>;
@@ -116,6 +117,7 @@ pub fn openapi() -> Vec<u8> {
 /// What the table says of a method and a path.
 enum Choice {
     Route(&'static Route, String),
+    Options(&'static Route),
     OtherMethods(&'static Route),
     Nothing,
 }
@@ -165,7 +167,11 @@ async fn answer(
         Choice::Route(route, parameter) => {
             exchange.set_route(route.template);
             head.parameter = parameter;
-            run(app, route.handler, head, body, exchange.slot()).await
+            run(&app, route.handler, head, body, &exchange).await
+        }
+        Choice::Options(route) => {
+            exchange.set_route(route.template);
+            Ok(options(&head.path))
         }
         Choice::OtherMethods(route) => {
             exchange.set_route(route.template);
@@ -173,34 +179,47 @@ async fn answer(
         }
         Choice::Nothing => Err(Problem::not_found()),
     };
-    answered.unwrap_or_else(|problem| problem.into_response(exchange.request_id()))
+    answered.unwrap_or_else(|problem| {
+        let problem = match problem.awaited() {
+            Some(awaited) => problem.retry_after(app.repository.retry_after(awaited)),
+            None => problem,
+        };
+        problem.into_response(exchange.request_id())
+    })
 }
 
 async fn run(
-    app: Arc<App>,
+    app: &Arc<App>,
     handler: Handler,
     head: Head,
     body: BodyStream,
-    slot: ConnectionSlot,
+    exchange: &Exchange,
 ) -> Result<Response, Problem> {
     match handler {
-        Handler::Open(handler) => handler(app, head).await,
+        Handler::Open(handler) => handler(Arc::clone(app), head).await,
         Handler::Read(handler) => {
-            let caller = admit(&app, &head.headers).await?;
-            handler(app, caller, head).await
+            let caller = admit(app, &head.headers, exchange).await?;
+            handler(Arc::clone(app), caller, head).await
         }
         Handler::Write(handler) => {
-            let caller = admit(&app, &head.headers).await?;
-            finish(handler(app, caller, head, body), slot).await
+            let caller = admit(app, &head.headers, exchange).await?;
+            let write = handler(Arc::clone(app), caller, head, body);
+            finish(write, exchange.slot()).await
         }
     }
 }
 
-async fn admit(app: &App, headers: &HeaderMap) -> Result<Caller, Problem> {
+async fn admit(app: &App, headers: &HeaderMap, exchange: &Exchange) -> Result<Caller, Problem> {
+    if exchange.berth() == Berth::Spare {
+        let detail = "this node has as many connections as it takes; try again later";
+        return Err(Problem::new(Kind::TooManyConnections, detail));
+    }
     let caller = authenticate(&app.verifier, &app.repository, headers).await?;
     Span::current().record("user_id", caller.user.as_str());
     if let Some(limit) = &app.rate_limit {
-        limit.count(&caller.user)?;
+        let standing = limit.count(&caller.user);
+        exchange.set_standing(standing);
+        standing.admit()?;
     }
     Ok(caller)
 }
@@ -240,6 +259,7 @@ fn choose(method: &Method, path: &str) -> Choice {
     let first = *first;
     match matching.find(|(route, _)| route.method == *wanted) {
         Some((route, parameter)) => Choice::Route(route, parameter),
+        None if *method == Method::OPTIONS => Choice::Options(first),
         None => Choice::OtherMethods(first),
     }
 }
@@ -262,7 +282,7 @@ fn parameter(template: &str, path: &str) -> Option<String> {
 
 /// The methods of a path, for `Allow`.
 fn allowed(path: &str) -> String {
-    let mut methods: Vec<&str> = Vec::new();
+    let mut methods: Vec<&str> = vec!["OPTIONS"];
     for route in ROUTES
         .iter()
         .filter(|route| parameter(route.template, path).is_some())
@@ -275,6 +295,14 @@ fn allowed(path: &str) -> String {
     methods.sort_unstable();
     methods.dedup();
     methods.join(", ")
+}
+
+/// What a path can be asked for (RFC 9110 §9.3.7). Not a browser's question in advance: that never comes this far.
+fn options(path: &str) -> Response {
+    let mut answer = response::empty(StatusCode::NO_CONTENT);
+    let value = HeaderValue::try_from(allowed(path)).expect("methods are ASCII");
+    answer.headers_mut().insert(ALLOW, value);
+    answer
 }
 
 fn method_not_allowed(path: &str) -> Problem {
@@ -350,11 +378,18 @@ mod tests {
         ));
         assert!(matches!(
             choose(&Method::OPTIONS, "/api/v1/tasks"),
-            Choice::OtherMethods(_)
+            Choice::Options(_)
         ));
-        assert_eq!(allowed("/api/v1/tasks"), "GET, HEAD, POST");
-        assert_eq!(allowed("/api/v1/tasks/x"), "DELETE, GET, HEAD, PATCH, PUT");
-        assert_eq!(allowed("/api/v1/sessions/current"), "DELETE");
+        assert!(matches!(
+            choose(&Method::OPTIONS, "/api/v1/task"),
+            Choice::Nothing
+        ));
+        assert_eq!(allowed("/api/v1/tasks"), "GET, HEAD, OPTIONS, POST");
+        assert_eq!(
+            allowed("/api/v1/tasks/x"),
+            "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"
+        );
+        assert_eq!(allowed("/api/v1/sessions/current"), "DELETE, OPTIONS");
     }
 
     #[test]

@@ -2,30 +2,27 @@
 //!
 //! warp's own server has no limit on connections, no time limit on headers and no deadline for its end, so warp's
 //! service runs under hyper's here.
+//!
+//! When there are as many connections as may be, a few more are taken, for one request and seconds each: probes are
+//! answered on them as ever, and everything else is told at once to come back. A node that is merely busy must not look
+//! dead to whoever probes it, and be killed for it. Beyond those, connections wait in the system's queue.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tower::Service;
-use tracing::Instrument;
-use warp::filters::BoxedFilter;
-use warp::reply::Response;
 
 use crate::client_stream::ClientStream;
 use crate::lifecycle::{self, Phase, PhaseWatch};
-use crate::middleware::exchange::{Exchange, Peer};
-use crate::middleware::guard::guard;
+use crate::middleware::exchange::{Berth, Peer};
+use crate::web::Web;
 
 /// How long a request's headers may take, and how long an idle connection is kept.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -43,6 +40,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Least time between two log lines on the same lasting trouble.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Connections beyond the most there may be, for probes and refusals.
+pub const SPARE_CONNECTIONS: usize = 256;
+
+/// How long the request's headers may take on one of these: with all of them idle, that makes room for as many new ones
+/// a second.
+const SPARE_HEADER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long one of these is kept in all.
+const SPARE_DEADLINE: Duration = Duration::from_secs(5);
+
 /// How a server is bounded.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
@@ -52,18 +59,24 @@ pub struct ServerLimits {
     pub drain_deadline: Duration,
 }
 
+impl ServerLimits {
+    fn slots(&self) -> usize {
+        self.max_connections + SPARE_CONNECTIONS
+    }
+}
+
 /// Serves until `stop` is done, then ends: no connection is taken any more, what is under way is finished, and what
 /// isn't at the deadline is closed.
 pub async fn serve(
     listener: TcpListener,
-    routes: BoxedFilter<(Response,)>,
+    web: Web,
     limits: ServerLimits,
     phase: watch::Sender<Phase>,
     stop: impl Future<Output = ()>,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let slots = Arc::new(Semaphore::new(limits.slots()));
     tokio::select! {
-        () = accept(&listener, &routes, &slots, phase.subscribe()) => {}
+        () = accept(&listener, &web, &slots, phase.subscribe()) => {}
         () = stop => {}
     }
     drop(listener);
@@ -74,13 +87,11 @@ pub async fn serve(
 
 /// Every connection, and every write under way, holds a slot: when all are back, nothing is left.
 async fn drain(slots: &Semaphore, limits: ServerLimits) {
-    let all = u32::try_from(limits.max_connections).unwrap_or(u32::MAX);
+    let all = u32::try_from(limits.slots()).unwrap_or(u32::MAX);
     match tokio::time::timeout(limits.drain_deadline, slots.acquire_many(all)).await {
         Ok(_) => tracing::info!("all requests are answered"),
         Err(_) => {
-            let left = limits
-                .max_connections
-                .saturating_sub(slots.available_permits());
+            let left = limits.slots().saturating_sub(slots.available_permits());
             tracing::warn!(
                 left,
                 "closing connections that were not done by the deadline"
@@ -90,28 +101,27 @@ async fn drain(slots: &Semaphore, limits: ServerLimits) {
 }
 
 /// Takes connections for ever, no more at once than there are slots; others wait in the system's queue.
-async fn accept(
-    listener: &TcpListener,
-    routes: &BoxedFilter<(Response,)>,
-    slots: &Arc<Semaphore>,
-    phase: PhaseWatch,
-) {
+async fn accept(listener: &TcpListener, web: &Web, slots: &Arc<Semaphore>, phase: PhaseWatch) {
     let (mut cap_notice, mut failure_notice) = (Notice::default(), Notice::default());
     loop {
-        if slots.available_permits() == 0 && cap_notice.is_due() {
-            tracing::warn!("as many connections as MAX_CONNECTIONS allows: new ones wait");
-        }
         let slot = Arc::clone(slots)
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, address)) => {
+                let berth = berth(slots);
+                if berth == Berth::Spare && cap_notice.is_due() {
+                    tracing::warn!(
+                        "as many connections as MAX_CONNECTIONS allows: new ones are told to come back"
+                    );
+                }
                 let peer = Peer {
                     address,
                     slot: Arc::new(slot),
+                    berth,
                 };
-                tokio::spawn(connection(stream, peer, routes.clone(), phase.clone()));
+                tokio::spawn(connection(stream, peer, web.clone(), phase.clone()));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -124,6 +134,15 @@ async fn accept(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// What a connection is taken for when this many slots are left without its own.
+fn berth(slots: &Semaphore) -> Berth {
+    if slots.available_permits() >= SPARE_CONNECTIONS {
+        Berth::Ordinary
+    } else {
+        Berth::Spare
     }
 }
 
@@ -151,22 +170,18 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 }
 
 /// Serves one connection until it ends, or has to.
-async fn connection(
-    stream: TcpStream,
-    peer: Peer,
-    routes: BoxedFilter<(Response,)>,
-    phase: PhaseWatch,
-) {
+async fn connection(stream: TcpStream, peer: Peer, web: Web, phase: PhaseWatch) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let address = peer.address;
-    let service = service_fn(move |request| answer(routes.clone(), request, peer.clone()));
+    let Peer { address, berth, .. } = peer;
+    let service = service_fn(move |request| web.clone().answer(request, peer.clone()));
     let io = TokioIo::new(ClientStream::new(stream));
-    let mut serving = pin!(protocol().serve_connection(io, service));
+    let mut serving = pin!(protocol(berth).serve_connection(io, service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = spare_deadline(berth) => Ok(()),
         () = lifecycle::draining(phase.clone()) => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
@@ -178,11 +193,24 @@ async fn connection(
     log_end(address, ended);
 }
 
-fn protocol() -> http1::Builder {
+/// Ends when a spare connection has to; never for an ordinary one.
+async fn spare_deadline(berth: Berth) {
+    match berth {
+        Berth::Ordinary => std::future::pending().await,
+        Berth::Spare => tokio::time::sleep(SPARE_DEADLINE).await,
+    }
+}
+
+fn protocol(berth: Berth) -> http1::Builder {
+    let (header_deadline, keeps_alive) = match berth {
+        Berth::Ordinary => (HEADER_DEADLINE, true),
+        Berth::Spare => (SPARE_HEADER_DEADLINE, false),
+    };
     let mut protocol = http1::Builder::new();
     protocol
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE)
+        .header_read_timeout(header_deadline)
+        .keep_alive(keeps_alive)
         .max_header_size(MAX_HEADER_BYTES)
         .max_buf_size(READ_BUFFER_BYTES);
     protocol
@@ -193,27 +221,4 @@ fn log_end(peer: SocketAddr, ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
         tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection broke off");
     }
-}
-
-type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-/// Answers one request, whatever happens.
-fn answer(
-    routes: BoxedFilter<(Response,)>,
-    mut request: Request<Incoming>,
-    peer: Peer,
-) -> Answering {
-    let exchange = Arc::new(Exchange::begin(&request, peer));
-    let span = exchange.span(request.headers());
-    request.extensions_mut().insert(Arc::clone(&exchange));
-    let answering = async move {
-        let routed = async {
-            let Ok(response) = warp::service(routes).call(request).await;
-            response
-        };
-        let mut response = guard(routed, exchange.request_id()).await;
-        exchange.finish(&mut response);
-        Ok(response)
-    };
-    Box::pin(answering.instrument(span))
 }

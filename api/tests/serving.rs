@@ -160,18 +160,41 @@ async fn begin_write(client: &mut Connection, title: &str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_cap_waits_until_another_ends() -> Result<()> {
+async fn beyond_the_cap_probes_are_answered_and_others_are_told_to_come_back() -> Result<()> {
     let server = Server::start(&[("MAX_CONNECTIONS", "1")]).await?;
     let mut first = server.connect().await?;
-    first.send(&get("/livez")).await?;
+    first.send(&get("/api/v1/tasks")).await?;
     assert_eq!(first.answer().await?.0, 200);
-    let mut second = server.connect().await?;
-    second.send(&get("/livez")).await?;
-    let early = tokio::time::timeout(Duration::from_millis(300), second.0.readable()).await;
-    ensure!(early.is_err(), "the second was answered beside the first");
+
+    for path in ["/livez", "/readyz", "/health", "/metrics"] {
+        let mut probe = server.connect().await?;
+        probe.send(&get(path)).await?;
+        let (status, head, _) = probe.answer().await?;
+        assert_eq!(status, 200, "{path}");
+        assert!(head.contains("connection: close"), "{head}");
+        assert!(probe.is_closed().await, "{path}");
+    }
+    let mut refused = server.connect().await?;
+    refused.send(&get("/api/v1/tasks")).await?;
+    let (status, head, body) = refused.answer().await?;
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("/problems/too-many-connections"), "{body}");
+    assert!(head.contains("connection: close"), "{head}");
+    assert!(head.contains("retry-after: "), "{head}");
+    assert!(refused.is_closed().await);
+    let mut silent = server.connect().await?;
+    assert!(silent.is_closed().await, "it has a second");
+
     drop(first);
-    assert_eq!(second.answer().await?.0, 200);
-    Ok(())
+    let started = Instant::now();
+    loop {
+        let mut next = server.connect().await?;
+        next.send(&get("/api/v1/tasks")).await?;
+        if next.answer().await?.0 == 200 {
+            return Ok(());
+        }
+        ensure!(started.elapsed() < PATIENCE, "the place stays taken");
+    }
 }
 
 #[tokio::test]
@@ -259,7 +282,7 @@ async fn an_answer_names_its_request_and_is_not_kept() -> Result<()> {
     assert_eq!(status, 405);
     for header in [
         "x-request-id: mine-1",
-        "allow: get, head",
+        "allow: get, head, options",
         "cache-control: no-store",
         "x-content-type-options: nosniff",
     ] {
@@ -276,16 +299,29 @@ async fn an_answer_names_its_request_and_is_not_kept() -> Result<()> {
 async fn a_user_beyond_the_rate_is_429_and_others_are_not() -> Result<()> {
     let server = Server::start(&[("RATE_LIMIT_PER_MINUTE", "2")]).await?;
     let mut client = server.connect().await?;
-    let mut statuses = Vec::new();
-    for _ in 0..3 {
+    for (expected, left) in [(200, 1), (200, 0), (429, 0)] {
         client.send(&get("/api/v1/tasks")).await?;
-        statuses.push(client.answer().await?.0);
+        let (status, head, body) = client.answer().await?;
+        assert_eq!(status, expected, "{body}");
+        assert!(
+            head.contains("ratelimit-policy: \"user\";q=2;w=60\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains(&format!("ratelimit: \"user\";r={left};t=")),
+            "{head}"
+        );
+        let is_told_when = head.contains("retry-after: ");
+        assert_eq!(is_told_when, expected == 429, "{head}");
     }
-    assert_eq!(statuses, [200, 200, 429]);
     client
         .send(&get("/api/v1/tasks").replace(&token("ann"), &token("bob")))
         .await?;
     assert_eq!(client.answer().await?.0, 200);
+    client.send(&get("/livez")).await?;
+    let (status, head, _) = client.answer().await?;
+    assert_eq!(status, 200);
+    assert!(!head.contains("ratelimit"), "nobody's request: {head}");
     Ok(())
 }
 
@@ -299,6 +335,8 @@ async fn headers_beyond_their_bound_are_431() -> Result<()> {
             "GET /livez HTTP/1.1\r\nHost: x\r\nX-Filler: {filler}\r\n\r\n"
         ))
         .await?;
-    assert_eq!(client.answer().await?.0, 431);
+    let (status, _, body) = client.answer().await?;
+    assert_eq!(status, 431);
+    assert!(body.contains("/problems/headers-too-large"), "{body}");
     Ok(())
 }

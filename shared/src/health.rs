@@ -100,6 +100,12 @@ impl StoreHealth {
         self.shared.standing.borrow().status.clone()
     }
 
+    /// How long it has been down; `None` when it is up. Not by the wall clock, which may be set meanwhile.
+    pub fn down_for(&self) -> Option<Duration> {
+        let standing = self.shared.standing.borrow();
+        (standing.status.state == StoreState::Down).then(|| standing.since.elapsed())
+    }
+
     /// What the last probe that succeeded found; `None` when none has.
     pub fn last_probe(&self) -> Option<Probed> {
         *self
@@ -354,8 +360,10 @@ mod tests {
             (status.error.as_deref(), status.class),
             (Some("as told"), Some(FailureClass::Unavailable))
         );
+        assert!(health.down_for().is_some());
         health.came_up().await;
         assert_eq!(health.status().error, None);
+        assert_eq!(health.down_for(), None);
     }
 
     #[tokio::test]

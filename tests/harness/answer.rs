@@ -55,6 +55,13 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// The values of all headers of this name, separated by commas.
+    pub fn header_list(&self, name: &str) -> String {
+        let values = self.headers.get_all(name).iter();
+        let texts: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
+        texts.join(", ")
+    }
+
     /// The body as JSON; null where it is empty or something else.
     pub fn json(&self) -> &Value {
         &self.json

@@ -179,6 +179,15 @@ impl Node {
         Program::start(self.recipe("holdfast-api", &[])?).await
     }
 
+    /// As [`Node::start_api`], but under `wrapper`, a program and its arguments
+    /// that end in becoming the command they are given, such as `nice`.
+    ///
+    /// # Errors
+    /// As [`Node::start_api`].
+    pub async fn start_api_under(&self, wrapper: &[&str]) -> Result<Program> {
+        Program::start(self.recipe("holdfast-api", &[])?.under(wrapper)).await
+    }
+
     /// Starts `syncd run` and waits until it is alive.
     ///
     /// # Errors
@@ -218,13 +227,7 @@ impl Node {
     /// # Errors
     /// As [`Node::run`].
     pub async fn run_under(&self, wrapper: &[&str], program: &'static str) -> Result<Finished> {
-        let mut recipe = self.recipe(program, &[])?;
-        let Some((first, rest)) = wrapper.split_first() else {
-            return finish(recipe.command(), program).await;
-        };
-        recipe.arguments = rest.iter().map(|word| String::from(*word)).collect();
-        recipe.arguments.push(recipe.path.display().to_string());
-        recipe.path = PathBuf::from(first);
+        let recipe = self.recipe(program, &[])?.under(wrapper);
         finish(recipe.command(), program).await
     }
 

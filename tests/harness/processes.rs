@@ -34,6 +34,16 @@ impl Process {
         })
     }
 
+    /// Memory of it that is resident now, in bytes; `None` when it has ended.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+        (!self.is_gone()).then_some(kibibytes * 1024)
+    }
+
     /// Its children, in no particular order.
     pub fn children(&self) -> Vec<Process> {
         let Ok(entries) = fs::read_dir("/proc") else {

@@ -35,6 +35,19 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
+    /// The same, under a program and its arguments that end in the command.
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        let Some((first, rest)) = wrapper.split_first() else {
+            return self;
+        };
+        let own = std::mem::take(&mut self.arguments);
+        self.arguments = rest.iter().map(|word| String::from(*word)).collect();
+        self.arguments.push(self.path.display().to_string());
+        self.arguments.extend(own);
+        self.path = PathBuf::from(first);
+        self
+    }
+
     /// The command, with nothing of the tests' own environment in it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
@@ -205,6 +218,16 @@ impl Program {
             None => Ok(false),
             Some(daemon) => Ok(daemon.exit_status()?.is_none()),
         }
+    }
+
+    /// Memory of it that is resident now, in bytes.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let process = self.daemon.as_ref().and_then(Daemon::process);
+        let bytes = process.and_then(|process| process.resident_bytes());
+        bytes.context("it is not running")
     }
 
     /// Sends it a signal.

@@ -19,20 +19,89 @@ const ANSWER_LIMIT_BYTES: u64 = 1024 * 1024;
 /// # Errors
 /// When there is no whole answer within `deadline`.
 pub async fn exchange(address: &str, request: &[u8], deadline: Duration) -> Result<Answer> {
+    let answers = exchange_all(address, request, deadline).await?;
+    answers.into_iter().next().context("no whole answer")
+}
+
+/// The same, giving every answer that comes until the server closes the
+/// connection: of none, an empty list. Each has a length, or is the last.
+///
+/// # Errors
+/// As [`exchange`], and when what comes is no answer.
+pub async fn exchange_all(
+    address: &str,
+    request: &[u8],
+    deadline: Duration,
+) -> Result<Vec<Answer>> {
     let started = std::time::Instant::now();
     let bytes = tokio::time::timeout(deadline, talk(address, request))
         .await
         .with_context(|| format!("the connection was not closed within {deadline:?}"))??;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").context("no whole answer")?;
+    let mut rest = bytes.as_slice();
+    let mut answers = Vec::new();
+    while !rest.is_empty() {
+        let (answer, behind) = take_answer(rest, started.elapsed())?;
+        answers.push(answer);
+        rest = behind;
+    }
+    Ok(answers)
+}
+
+/// The head of the only answer that comes until the server closes the
+/// connection, and all that comes after it, whatever the head says of that.
+///
+/// # Errors
+/// As [`exchange`].
+pub async fn head_and_rest(
+    address: &str,
+    request: &[u8],
+    deadline: Duration,
+) -> Result<(Answer, Vec<u8>)> {
+    let bytes = tokio::time::timeout(deadline, talk(address, request))
+        .await
+        .with_context(|| format!("the connection was not closed within {deadline:?}"))??;
+    let head = take_head(&bytes)?;
+    let rest = bytes[head.bytes..].to_vec();
+    let answer = Answer::new(head.status, head.headers, String::new(), Duration::ZERO);
+    Ok((answer, rest))
+}
+
+struct Head {
+    status: u16,
+    headers: HeaderMap,
+    bytes: usize,
+}
+
+fn take_head(bytes: &[u8]) -> Result<Head> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+    let end = end.context("no whole answer")? + 4;
+    let head = std::str::from_utf8(&bytes[..end]).context("a head that is no text")?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.with_context(|| format!("no status line: {head}"))?;
-    Ok(Answer::new(
+    Ok(Head {
         status,
-        headers(head)?,
-        body.to_owned(),
-        started.elapsed(),
-    ))
+        headers: headers(head.trim_end())?,
+        bytes: end,
+    })
+}
+
+/// The first answer, and what is behind it.
+fn take_answer(bytes: &[u8], elapsed: Duration) -> Result<(Answer, &[u8])> {
+    let Head {
+        status,
+        headers,
+        bytes: end,
+    } = take_head(bytes)?;
+    let behind = &bytes[end..];
+    let length = match headers.get("content-length") {
+        Some(length) => length.to_str()?.parse().context("a length that is none")?,
+        None if status < 200 || status == 204 || status == 304 => 0,
+        None => behind.len(),
+    };
+    let body = behind.get(..length).context("the answer was cut off")?;
+    let text = String::from_utf8_lossy(body).into_owned();
+    let answer = Answer::new(status, headers, text, elapsed);
+    Ok((answer, &behind[length..]))
 }
 
 async fn talk(address: &str, request: &[u8]) -> Result<Vec<u8>> {

@@ -44,22 +44,39 @@ impl KeyPair {
     /// # Errors
     /// When the fixture can't be read.
     pub fn sign(self, claims: &Value, key_id: Option<&str>) -> Result<String> {
+        let mut header = Header::new(self.algorithm());
+        header.kid = key_id.map(str::to_owned);
+        encode(&header, claims, &self.private_key()?).context("cannot sign a token")
+    }
+
+    /// The signature of any text by an algorithm of this family, base64url.
+    ///
+    /// # Errors
+    /// When the fixture can't be read, or the algorithm is of another family.
+    pub fn signature(self, message: &str, algorithm: Algorithm) -> Result<String> {
+        jsonwebtoken::crypto::sign(message.as_bytes(), &self.private_key()?, algorithm)
+            .context("cannot sign a text")
+    }
+
+    /// The algorithm that its public key stands for.
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            KeyPair::Rs256 => Algorithm::RS256,
+            KeyPair::Es256 => Algorithm::ES256,
+            KeyPair::EdDsa => Algorithm::EdDSA,
+        }
+    }
+
+    fn private_key(self) -> Result<EncodingKey> {
         let path = fixture(&format!("keys/{}-private.pem", self.name()));
         let pem =
             std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let (algorithm, key) = match self {
-            KeyPair::Rs256 => (Algorithm::RS256, EncodingKey::from_rsa_pem(&pem)),
-            KeyPair::Es256 => (Algorithm::ES256, EncodingKey::from_ec_pem(&pem)),
-            KeyPair::EdDsa => (Algorithm::EdDSA, EncodingKey::from_ed_pem(&pem)),
+        let key = match self {
+            KeyPair::Rs256 => EncodingKey::from_rsa_pem(&pem),
+            KeyPair::Es256 => EncodingKey::from_ec_pem(&pem),
+            KeyPair::EdDsa => EncodingKey::from_ed_pem(&pem),
         };
-        let mut header = Header::new(algorithm);
-        header.kid = key_id.map(str::to_owned);
-        encode(
-            &header,
-            claims,
-            &key.context("the fixture holds no such key")?,
-        )
-        .context("cannot sign a token")
+        key.context("the fixture holds no such key")
     }
 
     fn name(self) -> &'static str {
@@ -90,6 +107,15 @@ pub fn claims(subject: &str) -> Value {
         "email": format!("{subject}@example.com"),
         "name": format!("{subject} Example"),
     })
+}
+
+/// The signature of any text with a secret, base64url.
+///
+/// # Panics
+/// When the algorithm isn't one with a secret.
+pub fn hmac(message: &str, secret: &[u8], algorithm: Algorithm) -> String {
+    let key = EncodingKey::from_secret(secret);
+    jsonwebtoken::crypto::sign(message.as_bytes(), &key, algorithm).expect("an HMAC")
 }
 
 /// Signs `claims` with a secret (HS256).

@@ -140,6 +140,23 @@ async fn two_apis_on_one_buffer_see_each_others_tasks() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_full_buffer_refuses_and_says_when_to_come_back() -> Result<()> {
+    let node = Node::new()?.with("BUFFER_MAX_SIZE", "1");
+    let api = node.start_api().await?;
+    let client = api.client(&tokens::valid("somebody"));
+    let task = json!({"title": "x"});
+    client.create_task(&task).await?.expect(201);
+    let refused = client.create_task(&task).await?;
+    assert_eq!(
+        refused.expect_problem(503).json()["type"],
+        "/problems/buffer-full"
+    );
+    let seconds: u64 = refused.expect_header("retry-after").parse()?;
+    assert!((1..=60).contains(&seconds), "{seconds}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_development_secret_is_made_once_and_is_private() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mut node = Node::new()?.with("APP_ENV", "development");

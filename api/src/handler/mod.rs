@@ -11,10 +11,13 @@ pub mod tasks;
 
 use bytes::Bytes;
 use holdfast_shared::domain::{Idempotency, Rejection, TaskId};
-use holdfast_shared::repository::{ReadError, Repository, WriteError};
+use holdfast_shared::repository::{
+    Awaited, Handling, Hindrance, ReadError, Repository, WriteError, WritePath, Written,
+};
 use http::{HeaderMap, Method};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sha2::{Digest, Sha256};
+use warp::reply::Response;
 
 use crate::lifecycle::PhaseWatch;
 use crate::middleware::auth::Caller;
@@ -22,10 +25,10 @@ use crate::middleware::rate::RateLimit;
 use crate::middleware::token::TokenVerifier;
 use crate::pages::Documents;
 use crate::transport::body::{self, BodyStream};
-use crate::transport::condition;
 use crate::transport::header::{self, BodyForm};
 use crate::transport::problem::{Kind, Problem};
-use crate::transport::response::Verb;
+use crate::transport::response::{self, Resource, Verb};
+use crate::transport::{condition, prefer};
 use crate::usecase::Terms;
 
 /// What all handlers share.
@@ -84,6 +87,7 @@ impl Head {
     fn terms(&self, caller: &Caller) -> Result<Terms, Problem> {
         Ok(Terms {
             user: caller.user.clone(),
+            handling: prefer::handling(&self.headers),
             priority: header::sync_priority(&self.headers)?,
             precondition: None,
             idempotency: None,
@@ -129,6 +133,28 @@ impl Head {
     }
 }
 
+/// The answer to a write of a task or a profile.
+fn answer_write(
+    written: Result<Written, WriteError>,
+    handling: Handling,
+    resource: Resource<'_>,
+    verb: Verb,
+) -> Result<Response, Problem> {
+    let written = written.map_err(|error| write_problem(error, verb))?;
+    let mut answer = response::written(&written, resource, verb);
+    if written.path == WritePath::Direct {
+        note_direct(handling, &mut answer);
+    }
+    Ok(answer)
+}
+
+/// Where nothing was buffered, a wish for strict handling was met.
+fn note_direct(handling: Handling, answer: &mut Response) {
+    if handling == Handling::Strict {
+        prefer::note_strict(answer);
+    }
+}
+
 /// A write that wasn't accepted, as the client of this verb is told.
 fn write_problem(error: WriteError, verb: Verb) -> Problem {
     match error {
@@ -145,7 +171,32 @@ fn write_problem(error: WriteError, verb: Verb) -> Problem {
             Kind::Unavailable,
             "neither the store nor the buffer takes writes now; try again later",
         ),
+        WriteError::NotDirect(hindrance) => strict_problem(hindrance),
     }
+}
+
+/// A write that was to be handled strictly and could not be made in its store.
+fn strict_problem(hindrance: Hindrance) -> Problem {
+    let (detail, awaited) = match hindrance {
+        Hindrance::StoreAway => (
+            "the store is away, and strict handling was asked for: nothing was written",
+            Awaited::Postgres,
+        ),
+        Hindrance::EarlierWaits => (
+            "earlier writes of this wait in the buffer, and strict handling was asked for: nothing was written",
+            Awaited::Drain,
+        ),
+        Hindrance::NotMade => (
+            "the store failed, and strict handling was asked for: nothing was written",
+            Awaited::Postgres,
+        ),
+        Hindrance::OutcomeUnknown => (
+            "the store did not answer in time, and strict handling was asked for: the write may have taken effect, \
+             or may still; read it, or repeat it with the same Idempotency-Key",
+            Awaited::Postgres,
+        ),
+    };
+    prefer::noted_strict(Problem::new(Kind::StrictNotMet, detail).awaiting(awaited))
 }
 
 fn rejection_problem(rejection: Rejection, verb: Verb) -> Problem {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use holdfast_shared::domain::{Precondition, ProfileState};
-use holdfast_shared::repository::Found;
+use holdfast_shared::repository::{Found, Written};
 use warp::reply::Response;
 
-use super::{App, Head, read_problem, write_problem};
+use super::{App, Head, answer_write, read_problem};
 use crate::middleware::auth::Caller;
 use crate::transport::body::BodyStream;
 use crate::transport::condition::{self, ReadVerdict};
@@ -72,16 +72,14 @@ async fn write(
     change: ProfileState,
     verb: Verb,
 ) -> Result<Response, Problem> {
-    let mut written = usecase::profile::change(&app.repository, terms, &caller.claims, change)
-        .await
-        .map_err(|error| write_problem(error, verb))?;
+    let handling = terms.handling;
+    let written = usecase::profile::change(&app.repository, terms, &caller.claims, change).await;
     // A user's profile is always there, made at first sight, so no write of a client's makes it: never 201.
-    written.created = false;
-    Ok(response::written(
-        &written,
-        Resource::Profile(&caller.user),
-        verb,
-    ))
+    let written = written.map(|written| Written {
+        created: false,
+        ..written
+    });
+    answer_write(written, handling, Resource::Profile(&caller.user), verb)
 }
 
 async fn unchanged(

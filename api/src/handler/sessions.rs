@@ -1,8 +1,13 @@
 //! `/api/v1/sessions`: where the caller is logged in, and ending that.
+//!
+//! A revocation is never handled strictly: once it is fsynced here it holds here, which is what it is for, and a log
+//! out that is refused because Redis is away would leave the session in force. So `Prefer: handling=strict` is not
+//! heeded, as a client sees from the missing `Preference-Applied`.
 
 use std::sync::Arc;
 
 use holdfast_shared::domain::{SessionId, Timestamp};
+use holdfast_shared::repository::Awaited;
 use warp::reply::Response;
 
 use super::{App, Head, read_problem, write_problem};
@@ -21,7 +26,7 @@ pub async fn list(app: Arc<App>, caller: Caller, _head: Head) -> Result<Response
         .repository
         .list_sessions(&caller.user)
         .await
-        .map_err(read_problem)?;
+        .map_err(|error| read_problem(error).awaiting(Awaited::Redis))?;
     Ok(response::session_page(&sessions, &caller.session))
 }
 
@@ -44,7 +49,7 @@ pub async fn revoke(
         .repository
         .find_session(&caller.user, &id)
         .await
-        .map_err(read_problem)?;
+        .map_err(|error| read_problem(error).awaiting(Awaited::Redis))?;
     let session = found.ok_or_else(Problem::not_found)?;
     end(&app, &caller, id, session.expires_at).await
 }

@@ -8,7 +8,7 @@ use holdfast_shared::repository::{Found, TaskPage, WriteError};
 use http::StatusCode;
 use warp::reply::Response;
 
-use super::{App, Head, read_problem, write_problem};
+use super::{App, Head, answer_write, note_direct, read_problem};
 use crate::middleware::auth::Caller;
 use crate::transport::body::BodyStream;
 use crate::transport::condition::{self, ReadVerdict};
@@ -33,13 +33,9 @@ pub async fn create(
     terms.idempotency = head.idempotency(&body)?;
     let task = request::new_task(&body)?;
     let id = usecase::task::new_id(&terms);
+    let handling = terms.handling;
     let written = usecase::task::create(&app.repository, terms, id, task).await;
-    let written = written.map_err(|error| write_problem(error, Verb::Create))?;
-    Ok(response::written(
-        &written,
-        Resource::Task(id),
-        Verb::Create,
-    ))
+    answer_write(written, handling, Resource::Task(id), Verb::Create)
 }
 
 /// Lists the caller's tasks.
@@ -90,13 +86,9 @@ pub async fn replace(
         .find_task(&caller.user, id)
         .await
         .unwrap_or(None);
+    let handling = terms.handling;
     let written = usecase::task::replace(&app.repository, terms, id, task, known.as_ref()).await;
-    let written = written.map_err(|error| write_problem(error, Verb::Replace))?;
-    Ok(response::written(
-        &written,
-        Resource::Task(id),
-        Verb::Replace,
-    ))
+    answer_write(written, handling, Resource::Task(id), Verb::Replace)
 }
 
 /// Changes fields of a task by a merge patch, which needs no read: only what it mentions is written.
@@ -117,9 +109,9 @@ pub async fn patch(
     if change == TaskState::default() {
         return unchanged(&app, &caller, id, terms.precondition.as_ref()).await;
     }
+    let handling = terms.handling;
     let written = usecase::task::patch(&app.repository, terms, id, change).await;
-    let written = written.map_err(|error| write_problem(error, Verb::Patch))?;
-    Ok(response::written(&written, Resource::Task(id), Verb::Patch))
+    answer_write(written, handling, Resource::Task(id), Verb::Patch)
 }
 
 /// Deletes a task; one that is deleted already stays so.
@@ -134,16 +126,14 @@ pub async fn delete(
 ) -> Result<Response, Problem> {
     let id = head.task_id()?;
     let terms = head.conditional_terms(&caller)?;
+    let handling = terms.handling;
     match usecase::task::delete(&app.repository, terms, id).await {
-        Ok(written) => Ok(response::written(
-            &written,
-            Resource::Task(id),
-            Verb::Delete,
-        )),
         Err(WriteError::Rejected(Rejection::Deleted)) => {
-            Ok(response::empty(StatusCode::NO_CONTENT))
+            let mut answer = response::empty(StatusCode::NO_CONTENT);
+            note_direct(handling, &mut answer);
+            Ok(answer)
         }
-        Err(error) => Err(write_problem(error, Verb::Delete)),
+        written => answer_write(written, handling, Resource::Task(id), Verb::Delete),
     }
 }
 

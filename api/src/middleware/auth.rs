@@ -2,7 +2,7 @@
 //! passes here before anything else of it is read.
 
 use holdfast_shared::domain::{Claims, Session, SessionId, Timestamp, UserId};
-use holdfast_shared::repository::{Admission, Repository};
+use holdfast_shared::repository::{Admission, Awaited, Repository};
 use http::header::{AUTHORIZATION, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
 
@@ -49,7 +49,7 @@ pub async fn authenticate(
         Admission::Revoked => Err(invalid_token("the session was revoked")),
         Admission::Unknown => {
             let detail = "whether the session was revoked is not known now; try again later";
-            Err(Problem::new(Kind::Unavailable, detail))
+            Err(Problem::new(Kind::Unavailable, detail).awaiting(Awaited::Redis))
         }
     }
 }

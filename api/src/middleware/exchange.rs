@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use holdfast_shared::telemetry::metric;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use metrics::histogram;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 use uuid::Uuid;
-use warp::reply::Response;
 
+use super::rate::Standing;
 use crate::transport::header::{X_REQUEST_ID, request_id, trace_id};
 
 /// The label of requests that no route is for, so that made-up paths don't make metrics without end.
@@ -29,6 +29,17 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Its place among the connections.
     pub slot: ConnectionSlot,
+    /// What it is taken for.
+    pub berth: Berth,
+}
+
+/// What a connection is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Berth {
+    /// Any number of requests of any kind.
+    Ordinary,
+    /// One probe, since there are as many ordinary connections as may be; anything else is refused.
+    Spare,
 }
 
 /// A request under way.
@@ -38,6 +49,7 @@ pub struct Exchange {
     method: Method,
     started: Instant,
     route: OnceLock<&'static str>,
+    standing: OnceLock<Standing>,
     peer: Peer,
 }
 
@@ -50,6 +62,7 @@ impl Exchange {
             method: request.method().clone(),
             started: Instant::now(),
             route: OnceLock::new(),
+            standing: OnceLock::new(),
             peer,
         }
     }
@@ -78,13 +91,23 @@ impl Exchange {
         self.route.get_or_init(|| template);
     }
 
+    /// Notes how its user stands with the limit of requests.
+    pub fn set_standing(&self, standing: Standing) {
+        self.standing.get_or_init(|| standing);
+    }
+
+    /// What its connection is taken for.
+    pub fn berth(&self) -> Berth {
+        self.peer.berth
+    }
+
     /// The connection's slot.
     pub fn slot(&self) -> ConnectionSlot {
         Arc::clone(&self.peer.slot)
     }
 
     /// Ends with an answer: adds the headers every answer has, logs it and counts it.
-    pub fn finish(&self, response: &mut Response) {
+    pub fn finish<B>(&self, response: &mut Response<B>) {
         let headers = response.headers_mut();
         // Answers are one user's alone, and an error may change any moment; documents say themselves how they are kept.
         headers
@@ -93,12 +116,15 @@ impl Exchange {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let id = HeaderValue::try_from(&self.request_id).expect("an id is printable ASCII");
         headers.insert(X_REQUEST_ID, id);
-        self.observe(response);
+        if let Some(standing) = self.standing.get() {
+            standing.tell(headers);
+        }
+        self.observe(response.status());
     }
 
-    fn observe(&self, response: &Response) {
+    fn observe(&self, status: StatusCode) {
         let elapsed = self.started.elapsed();
-        let (method, status) = (method_label(&self.method), response.status());
+        let method = method_label(&self.method);
         let route = self.route.get().copied().unwrap_or(UNMATCHED);
         histogram!(
             metric::HTTP_REQUEST_SECONDS,
@@ -107,11 +133,7 @@ impl Exchange {
         .record(elapsed);
         let latency_ms = elapsed.as_secs_f64() * 1e3;
         let (status, peer) = (status.as_u16(), self.peer.address);
-        if response.status().is_server_error() {
-            tracing::info!(method, route, status, latency_ms, %peer, "answered a request");
-        } else {
-            tracing::debug!(method, route, status, latency_ms, %peer, "answered a request");
-        }
+        tracing::debug!(method, route, status, latency_ms, %peer, "answered a request");
     }
 }
 

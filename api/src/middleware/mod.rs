@@ -2,6 +2,8 @@
 //! take of our time.
 
 pub mod auth;
+pub mod compression;
+pub mod cors;
 pub mod exchange;
 pub mod guard;
 pub mod key;

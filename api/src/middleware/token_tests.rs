@@ -13,6 +13,15 @@ use super::*;
 
 const SECRET: &str = "a-secret-for-unit-tests-of-more-than-32-bytes";
 
+/// A public key of 1024 bits, which is too short to be safe.
+const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCzSvg2tMd8v0fMWH1hY/u0D4UL
+/hbxhEljyuOhYTGlNDA2/pv2hD64ln9WUhnL38ri+Ap3j3huxMJCpYzX+/ynbU2b
+R3ARtU/3kkkqqjmi4Nvrxzh16YBBDtagkPXkH9mJkMAH0hM4vc0BcYUjPQCv/GPZ
+5UT6oEkZdeKyO0CXnQIDAQAB
+-----END PUBLIC KEY-----
+";
+
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/fixtures/keys")
@@ -455,6 +464,13 @@ fn keys_that_are_no_good_are_refused_at_the_start() {
         let opened = open(TokenKeys::PublicKeyFile(fixture(name)));
         assert!(matches!(opened, Err(VerifierError::PublicKey(_))), "{name}");
     }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let small = directory.path().join("rsa-1024.pem");
+    std::fs::write(&small, RSA_1024).expect("written");
+    assert!(matches!(
+        open(TokenKeys::PublicKeyFile(small)),
+        Err(VerifierError::PublicKey(KeyError::ShortRsa))
+    ));
     assert!(matches!(
         open(TokenKeys::PublicKeyFile(fixture("none.pem"))),
         Err(VerifierError::Io(_))

@@ -53,9 +53,13 @@ impl Answer {
             .iter()
             .map(|kind| (kind.name(), kind.describe().1, example::problem(*kind)))
             .collect();
-        Answer::empty(status, &description)
+        let answer = Answer::empty(status, &description)
             .with_body(MEDIA_TYPE, problem_schema(status, kinds), examples)
-            .always(headers_of(kinds))
+            .always(headers_of(kinds));
+        if kinds.contains(&Kind::StrictNotMet) {
+            return answer.sometimes(&[Answered::PreferenceApplied]);
+        }
+        answer
     }
 
     /// Adds a body of this media type.
@@ -102,7 +106,7 @@ impl Answer {
 
     /// The answer with the headers every answer has, under its status.
     pub fn finish(self) -> (StatusCode, Response) {
-        let common = self.always(&[Answered::RequestId, Answered::CacheControl]);
+        let common = self.always(&[Answered::RequestId, Answered::CacheControl, Answered::Vary]);
         (common.status, common.response.build())
     }
 }
@@ -131,15 +135,16 @@ fn problem_schema(status: StatusCode, kinds: &[Kind]) -> AllOfBuilder {
 
 /// The headers that all problems of these kinds have.
 fn headers_of(kinds: &[Kind]) -> &'static [Answered] {
-    if kinds
-        .iter()
-        .all(|kind| kind.retry_after_seconds().is_some())
-    {
+    if kinds.iter().all(|kind| kind.awaited().is_some()) {
         return &[Answered::RetryAfter];
     }
     match kinds {
         [Kind::Unauthorized] => &[Answered::WwwAuthenticate],
-        [Kind::TooManyRequests] => &[Answered::RetryAfter],
+        [Kind::TooManyRequests] => &[
+            Answered::RetryAfter,
+            Answered::RateLimit,
+            Answered::RateLimitPolicy,
+        ],
         [Kind::MethodNotAllowed] => &[Answered::Allow],
         _ => &[],
     }

@@ -141,7 +141,11 @@ fn operation(route: Described<'_>, problems: &mut Problems) -> Operation {
     } = route.description;
     let mut responses = ResponsesBuilder::new();
     let mut answered = Vec::new();
-    for (status, response) in answers.into_iter().map(Answer::finish) {
+    let limited = |answer: Answer| match route.access {
+        Access::Everybody => answer,
+        Access::Bearer => answer.sometimes(&[Answered::RateLimit, Answered::RateLimitPolicy]),
+    };
+    for (status, response) in answers.into_iter().map(|answer| limited(answer).finish()) {
         answered.push(status);
         responses = responses.response(status.as_str(), response);
     }
@@ -173,12 +177,20 @@ fn operation(route: Described<'_>, problems: &mut Problems) -> Operation {
 /// What any request may meet.
 fn any_request(access: Access) -> Vec<Kind> {
     match access {
-        Access::Everybody => vec![Kind::Internal, Kind::TimedOut],
+        Access::Everybody => vec![
+            Kind::MalformedRequest,
+            Kind::HeadersTooLarge,
+            Kind::Internal,
+            Kind::TimedOut,
+        ],
         Access::Bearer => vec![
+            Kind::MalformedRequest,
+            Kind::HeadersTooLarge,
             Kind::Unauthorized,
             Kind::TooManyRequests,
             Kind::Internal,
             Kind::Unavailable,
+            Kind::TooManyConnections,
             Kind::TimedOut,
         ],
     }

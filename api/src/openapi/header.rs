@@ -40,6 +40,12 @@ pub enum Answered {
     AcceptPatch,
     /// `Vary`.
     Vary,
+    /// `Preference-Applied`.
+    PreferenceApplied,
+    /// `RateLimit`.
+    RateLimit,
+    /// `RateLimit-Policy`.
+    RateLimitPolicy,
 }
 
 /// What is said of a header.
@@ -52,7 +58,7 @@ struct Text {
 
 impl Answered {
     /// Every one.
-    pub const ALL: [Answered; 13] = [
+    pub const ALL: [Answered; 16] = [
         Answered::RequestId,
         Answered::CacheControl,
         Answered::Location,
@@ -66,6 +72,9 @@ impl Answered {
         Answered::Allow,
         Answered::AcceptPatch,
         Answered::Vary,
+        Answered::PreferenceApplied,
+        Answered::RateLimit,
+        Answered::RateLimitPolicy,
     ];
 
     /// Its name, as it is usually written.
@@ -127,7 +136,7 @@ impl Answered {
             Answered::IdempotencyReplayed => Text::new("Idempotency-Replayed", word(["true"]))
                 .says("Present on the answer to a repeat: nothing was changed by it.", json!("true")),
             Answered::RetryAfter => Text::new("Retry-After", count())
-                .says("In how many seconds a repeat may do better.", json!(2)),
+                .says("In how many seconds a repeat may do better, by what this node has measured.", json!(2)),
             Answered::WwwAuthenticate => Text::new("WWW-Authenticate", string())
                 .says(
                     "What is asked for, and what is wrong with the token that was sent (RFC 6750).",
@@ -139,6 +148,19 @@ impl Answered {
                 .says("What `PATCH` takes (RFC 5789).", json!("application/merge-patch+json, application/json")),
             Answered::Vary => Text::new("Vary", string())
                 .says("The request headers the answer depends on.", json!("accept-encoding")),
+            Answered::PreferenceApplied => Text::new("Preference-Applied", word(["handling=strict"]))
+                .says("Present where `Prefer: handling=strict` was heeded.", json!("handling=strict")),
+            Answered::RateLimit => Text::new("RateLimit", string())
+                .says(
+                    "Where requests are limited: how many more would be taken now (`r`), and in how many seconds there \
+                     will be one more (`t`).",
+                    json!("\"user\";r=57;t=1"),
+                ),
+            Answered::RateLimitPolicy => Text::new("RateLimit-Policy", string())
+                .says(
+                    "Where requests are limited: how many (`q`) a user may send in how many seconds (`w`).",
+                    json!("\"user\";q=60;w=60"),
+                ),
         }
     }
 }

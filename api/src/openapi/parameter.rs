@@ -11,7 +11,7 @@ use super::schema::{string, text, time, uuid, whole_number, word};
 use super::task;
 use crate::transport::cursor::sort_word;
 use crate::transport::header::{
-    IDEMPOTENCY_KEY, MAX_REQUEST_ID, SYNC_PRIORITY, TRACEPARENT, X_REQUEST_ID,
+    IDEMPOTENCY_KEY, MAX_REQUEST_ID, PREFER, SYNC_PRIORITY, TRACEPARENT, X_REQUEST_ID,
 };
 use crate::transport::query::{DEFAULT_LIMIT, MAX_LIMIT, MAX_TEXT, MAX_WAIT_SECONDS};
 
@@ -36,12 +36,19 @@ pub fn of_every_request() -> Vec<Parameter> {
 
 /// The headers that every write may have.
 pub fn of_write() -> Vec<Parameter> {
-    vec![header(
+    let priority = header(
         SYNC_PRIORITY.as_str(),
         task::priorities(),
         "The write's place in the queue, should it be buffered: 1 goes first. By default 2 for a profile, 3 for a task. \
          A later write of the same resource never overtakes an earlier one.",
-    )]
+    );
+    let handling = header(
+        PREFER.as_str(),
+        string().examples(["handling=strict"]),
+        "`handling=strict`: refuse the write (503) rather than accept it into the buffer (202). `Preference-Applied` says \
+         that the wish was heeded. Other preferences are ignored (RFC 7240).",
+    );
+    vec![priority, handling]
 }
 
 /// The headers of a write to something that may be there already.

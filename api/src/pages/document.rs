@@ -7,7 +7,7 @@ use flate2::read::GzDecoder;
 use holdfast_shared::domain::ETag;
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    REFERRER_POLICY, VARY,
+    REFERRER_POLICY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
@@ -81,9 +81,6 @@ impl Document {
         answered.insert(CACHE_CONTROL, REVALIDATE);
         answered.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
         answered.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        if let Body::Gzipped(_) = self.body {
-            answered.insert(VARY, HeaderValue::from_static("accept-encoding"));
-        }
         answered.insert(ETAG, self.weak_tag());
         Ok(answer)
     }

@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use holdfast_shared::repository::Awaited;
 use sha2::{Digest, Sha256};
 
 use super::Document;
@@ -72,11 +73,9 @@ fn page(kind: Kind) -> String {
     let example = serde_json::to_string_pretty(&example.document(REQUEST_ID))
         .expect("a document of texts and numbers can be written");
     let reason = status.canonical_reason().unwrap_or_default();
-    let retry = kind
-        .retry_after_seconds()
-        .map_or_else(String::new, |seconds| {
-            format!("<dt>Retry-After</dt><dd>{seconds} s</dd>\n")
-        });
+    let retry = kind.awaited().map_or_else(String::new, |awaited| {
+        format!("<dt>Retry-After</dt><dd>{}</dd>\n", measure_of(awaited))
+    });
     let body = format!(
         "<h1>{title}</h1>\n<p class=\"meaning\">{meaning}</p>\n\
          <dl>\n<dt>status</dt><dd>{status} {reason}</dd>\n<dt>type</dt><dd><code>{address}</code></dd>\n{retry}</dl>\n\
@@ -95,6 +94,19 @@ fn page(kind: Kind) -> String {
         example = escape(&example),
     );
     whole(title, &body)
+}
+
+/// What the wait is measured by.
+fn measure_of(awaited: Awaited) -> &'static str {
+    match awaited {
+        Awaited::Moment => "a second or two",
+        Awaited::Postgres | Awaited::Redis => {
+            "as long again as the store has been away, up to about a minute"
+        }
+        Awaited::Room | Awaited::Drain => {
+            "as long as the buffer takes to make room at its present pace, up to about a minute"
+        }
+    }
 }
 
 fn whole(title: &str, body: &str) -> String {

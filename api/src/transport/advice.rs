@@ -29,6 +29,18 @@ impl Kind {
     /// What it means and what to do about it.
     pub fn advice(self) -> Advice {
         match self {
+            Kind::MalformedRequest => advice(
+                "What came is no HTTP/1.1 request: its line, a header, its length or its chunks are malformed, or it does \
+                 not name one host. The connection was closed.",
+                "Use an HTTP library rather than a socket. If you do, something on the way changes the request.",
+                "Look at proxies in front of the node. A client that speaks TLS or HTTP/2 to this port is told this too: \
+                 have the proxy speak plain HTTP/1.1 to it.",
+            ),
+            Kind::HeadersTooLarge => advice(
+                "The request has more than 100 headers, or more than 32 KiB of them. The connection was closed.",
+                "Send fewer or shorter headers: a token with very many claims, or cookies, are the usual cause.",
+                NOTHING_TO_OPERATE,
+            ),
             Kind::MalformedJson => advice(
                 "The body is not JSON, or it is empty.",
                 "Send one JSON document in UTF-8. `detail` says near which line and column reading stopped.",
@@ -134,6 +146,21 @@ impl Kind {
                 "Bring the store back: `/health` says why it is away. If its disk is full, make room: writes are taken \
                  again without a restart. `BUFFER_MAX_SIZE` sets how many writes may wait.",
             ),
+            Kind::StrictNotMet => advice(
+                "The write could only have been accepted into the buffer, and `Prefer: handling=strict` asked for it to be \
+                 refused then. `detail` says whether nothing was written or the outcome is unknown.",
+                "Wait as long as `Retry-After` says and repeat, or leave `Prefer` out: the write is then kept safely and \
+                 answered `202`. After an unknown outcome a repeat with the same `Idempotency-Key` tells what has \
+                 happened.",
+                "`/health` says which store is away, or how much still waits in the buffer.",
+            ),
+            Kind::TooManyConnections => advice(
+                "This node has as many connections as it takes. The request was not looked at, and the connection was \
+                 closed.",
+                "Wait as long as `Retry-After` says and repeat. Use few connections, and use them again.",
+                "Raise `MAX_CONNECTIONS` and the limit of open files (`LimitNOFILE`) if the clients are real; probes are \
+                 answered all the same.",
+            ),
             Kind::NotReady => advice(
                 "PostgreSQL is away and the buffer can't be used, so this node can serve nothing.",
                 "Use another node, or wait as long as `Retry-After` says.",
@@ -152,6 +179,10 @@ impl Kind {
     /// A problem of this kind as it may be met.
     pub fn example(self) -> Problem {
         let detail = match self {
+            Kind::MalformedRequest => {
+                "this is no HTTP/1.1 request: its line, a header or its length is malformed"
+            }
+            Kind::HeadersTooLarge => "a request has at most 100 headers, and 32 KiB of them",
             Kind::MalformedJson => "the body is not valid JSON near line 1, column 12",
             Kind::UnreadableBody => "the body broke off before its end",
             Kind::BadParameter => {
@@ -184,6 +215,12 @@ impl Kind {
             Kind::Internal => return Problem::internal(),
             Kind::Unavailable => return Problem::unavailable(),
             Kind::BufferFull => "the store is away and the buffer takes no more; try again later",
+            Kind::StrictNotMet => {
+                "the store is away, and strict handling was asked for: nothing was written"
+            }
+            Kind::TooManyConnections => {
+                "this node has as many connections as it takes; try again later"
+            }
             Kind::NotReady => "PostgreSQL is away and the buffer can't be used",
             Kind::TimedOut => "no answer was found in time; a write may still take effect",
         };

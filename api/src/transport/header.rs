@@ -16,6 +16,14 @@ pub const SYNC_PRIORITY: HeaderName = HeaderName::from_static("sync-priority");
 pub const SYNC_STATE: HeaderName = HeaderName::from_static("sync-state");
 /// `Operation-Location`: where to ask what became of a buffered write.
 pub const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
+/// `Prefer` (RFC 7240): how a request would like to be handled.
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// `Preference-Applied` (RFC 7240): which of that was heeded.
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10): how much a user may send.
+pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// `RateLimit` (the same draft): how much of that is left.
+pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// `X-Request-Id`: the request's name in logs and problems.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `traceparent` (W3C Trace Context): the trace the request belongs to.

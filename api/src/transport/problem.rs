@@ -1,6 +1,9 @@
 //! Failures as clients are told them (RFC 9457). One closed table of kinds, so that `type` stays stable and nothing
 //! of the inside ever shows.
 
+use std::time::Duration;
+
+use holdfast_shared::repository::Awaited;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -15,9 +18,16 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 /// What every `type` begins with: where the pages about problems are.
 pub const TYPE_PREFIX: &str = "/problems/";
 
+/// When a repeat may do better where nobody has measured.
+const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// What kind of failure it is. Each has a fixed `type`, title and status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// What was sent isn't HTTP, or not as it has to be.
+    MalformedRequest,
+    /// The request's line and headers are larger than is taken.
+    HeadersTooLarge,
     /// The body isn't JSON.
     MalformedJson,
     /// The body couldn't be read to its end.
@@ -56,6 +66,10 @@ pub enum Kind {
     Unavailable,
     /// The store is away, and the buffer is full.
     BufferFull,
+    /// The write would have to be buffered, and the client doesn't want that.
+    StrictNotMet,
+    /// There are as many connections as may be.
+    TooManyConnections,
     /// Neither store nor buffer can be used.
     NotReady,
     /// It took too long.
@@ -64,7 +78,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind: what the documentation of problems lists.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 25] = [
+        Kind::MalformedRequest,
+        Kind::HeadersTooLarge,
         Kind::MalformedJson,
         Kind::UnreadableBody,
         Kind::BadParameter,
@@ -84,6 +100,8 @@ impl Kind {
         Kind::Internal,
         Kind::Unavailable,
         Kind::BufferFull,
+        Kind::StrictNotMet,
+        Kind::TooManyConnections,
         Kind::NotReady,
         Kind::TimedOut,
     ];
@@ -91,6 +109,16 @@ impl Kind {
     /// The problem's `type`, title and status.
     pub fn describe(self) -> (&'static str, &'static str, StatusCode) {
         match self {
+            Kind::MalformedRequest => (
+                "/problems/malformed-request",
+                "Malformed request",
+                StatusCode::BAD_REQUEST,
+            ),
+            Kind::HeadersTooLarge => (
+                "/problems/headers-too-large",
+                "Headers too large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ),
             Kind::MalformedJson => (
                 "/problems/malformed-json",
                 "Malformed JSON",
@@ -178,6 +206,16 @@ impl Kind {
                 "Buffer full",
                 StatusCode::SERVICE_UNAVAILABLE,
             ),
+            Kind::StrictNotMet => (
+                "/problems/strict-not-met",
+                "Strict handling not possible now",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Kind::TooManyConnections => (
+                "/problems/too-many-connections",
+                "Too many connections",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
             Kind::NotReady => (
                 "/problems/not-ready",
                 "Not ready",
@@ -196,12 +234,12 @@ impl Kind {
         self.describe().0.trim_start_matches(TYPE_PREFIX)
     }
 
-    /// When a repeat may do better. A store's return takes seconds, room in a full buffer rather longer.
-    pub fn retry_after_seconds(self) -> Option<u16> {
+    /// What a repeat has to wait for to do better, where it may.
+    pub fn awaited(self) -> Option<Awaited> {
         match self {
-            Kind::KeyInUse => Some(1),
-            Kind::Unavailable | Kind::NotReady | Kind::TimedOut => Some(2),
-            Kind::BufferFull => Some(10),
+            Kind::KeyInUse | Kind::TimedOut | Kind::TooManyConnections => Some(Awaited::Moment),
+            Kind::Unavailable | Kind::NotReady | Kind::StrictNotMet => Some(Awaited::Postgres),
+            Kind::BufferFull => Some(Awaited::Room),
             _ => None,
         }
     }
@@ -210,7 +248,12 @@ impl Kind {
     fn ends_connection(self) -> bool {
         matches!(
             self,
-            Kind::BodyTimeout | Kind::BodyTooLarge | Kind::UnreadableBody
+            Kind::BodyTimeout
+                | Kind::BodyTooLarge
+                | Kind::UnreadableBody
+                | Kind::MalformedRequest
+                | Kind::HeadersTooLarge
+                | Kind::TooManyConnections
         )
     }
 }
@@ -241,6 +284,8 @@ pub struct Problem {
     detail: String,
     faults: Vec<Fault>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    awaited: Option<Awaited>,
+    retry_after: Duration,
 }
 
 /// A problem as clients see it (RFC 9457).
@@ -263,6 +308,8 @@ impl Problem {
             detail: detail.into(),
             faults: Vec::new(),
             headers: Vec::new(),
+            awaited: kind.awaited(),
+            retry_after: LEAST_RETRY_AFTER,
         }
     }
 
@@ -327,6 +374,25 @@ impl Problem {
         self
     }
 
+    /// A repeat has to wait for this.
+    #[must_use]
+    pub fn awaiting(mut self, awaited: Awaited) -> Self {
+        self.awaited = Some(awaited);
+        self
+    }
+
+    /// What a repeat has to wait for; `None` where it would do no better.
+    pub fn awaited(&self) -> Option<Awaited> {
+        self.awaited
+    }
+
+    /// How long that may take: whole seconds. Told only where a repeat may do better.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
     /// What kind it is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -355,16 +421,20 @@ impl Problem {
         }
     }
 
+    /// The same, written.
+    pub fn to_json(&self, request_id: &str) -> Vec<u8> {
+        serde_json::to_vec(&self.document(request_id))
+            .expect("a document of texts and numbers can be written")
+    }
+
     /// The answer.
     pub fn into_response(self, request_id: &str) -> Response {
-        let body = serde_json::to_vec(&self.document(request_id))
-            .expect("a document of texts and numbers can be written");
-        let mut response = Response::new(body.into());
+        let mut response = Response::new(self.to_json(request_id).into());
         *response.status_mut() = self.kind.describe().2;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-        if let Some(seconds) = self.kind.retry_after_seconds() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        if self.awaited.is_some() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after.as_secs()));
         }
         if self.kind.ends_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -15,6 +15,9 @@ use warp::reply::Response;
 use super::header::{IDEMPOTENCY_REPLAYED, OPERATION_LOCATION, SYNC_STATE};
 use super::view::{self, Page};
 
+/// Unused bytes of a body that are worth giving back.
+const LARGE_BYTES: usize = 64 * 1024;
+
 /// Where every path of the API begins.
 pub const BASE_PATH: &str = "/api/v1";
 
@@ -44,8 +47,12 @@ pub enum Verb {
 
 /// An answer with a JSON body.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(body)
+    let mut text = serde_json::to_vec(body)
         .expect("views have texts for keys and no value that can't be written");
+    // What it has grown by at last may be half of a large one, and is kept until the client has taken all.
+    if text.capacity() - text.len() > LARGE_BYTES {
+        text.shrink_to_fit();
+    }
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
     response

@@ -8,13 +8,15 @@ pub mod task;
 use holdfast_shared::domain::{
     Body, Idempotency, Kind, Operation, OperationId, Precondition, Priority, Stamp, UserId,
 };
-use holdfast_shared::repository::{Repository, WriteError, Written};
+use holdfast_shared::repository::{Handling, Repository, WriteError, Written};
 
 /// Whose a write is, and on what terms.
 #[derive(Debug, Clone)]
 pub struct Terms {
     /// Whose.
     pub user: UserId,
+    /// What may become of it while its store is away.
+    pub handling: Handling,
     /// Its place in the queue, where the client says so.
     pub priority: Option<Priority>,
     /// What has to be true.
@@ -52,5 +54,5 @@ async fn write(
         accepted_at: repository.now(),
         buffered: false,
     };
-    repository.write(operation).await
+    repository.write(operation, terms.handling).await
 }

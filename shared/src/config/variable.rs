@@ -227,9 +227,10 @@ declare! {
     }
     Limits {
         MAX_CONNECTIONS = Some("10000"), number(1, 1_000_000),
-            "Most client connections the API holds at once.";
+            "Most client connections the API holds at once. Beyond them probes are still answered, and other requests \
+             get 503. The limit of open files is raised to fit, as far as the system allows.";
         RATE_LIMIT_PER_MINUTE = Some("0"), number(0, 1_000_000),
-            "Most requests of one user per minute; 0 for no limit.";
+            "Most requests of one user per minute, at each API process; 0 for no limit.";
         CORS_ORIGINS = None, Kind::Text,
             "Origins that browsers may call from, separated by commas, as https://app.example.com; * for any.";
     }

@@ -66,6 +66,29 @@ pub enum WritePath {
     Buffered,
 }
 
+/// What may become of a write that its store doesn't take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Handling {
+    /// It is accepted into the buffer.
+    #[default]
+    Lenient,
+    /// It is refused.
+    Strict,
+}
+
+/// Why a write could not be made in its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// The store is away.
+    StoreAway,
+    /// Earlier writes of the resource wait in the buffer, and none may overtake them.
+    EarlierWaits,
+    /// The store failed, and surely hasn't made it.
+    NotMade,
+    /// The store didn't answer in time: it may have made it, or may still.
+    OutcomeUnknown,
+}
+
 /// Why a write was not accepted. Nothing of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteError {
@@ -77,6 +100,8 @@ pub enum WriteError {
     Full,
     /// The store is away and the buffer can't be used.
     Unavailable,
+    /// It was to be handled strictly, and could not be made in its store.
+    NotDirect(Hindrance),
 }
 
 /// Why a read has no answer.

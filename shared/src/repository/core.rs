@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use thiserror::Error;
@@ -17,6 +17,7 @@ use crate::store::postgres::{Postgres, Timeouts};
 use crate::store::redis::Redis;
 
 use super::cache::StateCache;
+use super::outlook::Pace;
 use super::revocations::Revocations;
 
 /// Most sessions remembered in memory.
@@ -73,6 +74,8 @@ pub(super) struct Inner {
     pub(super) session_policy: SessionPolicy,
     /// Changes whenever the follower has seen an operation end.
     pub(super) ended: watch::Sender<u64>,
+    /// How the buffer has been draining of late.
+    pub(super) pace: Mutex<Pace>,
     foreign: watch::Sender<Option<ForeignBuffer>>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -124,6 +127,7 @@ impl Repository {
             seen_sessions: Cache::new(SESSIONS_MAX),
             session_policy: config.session_policy,
             ended: watch::channel(0).0,
+            pace: Mutex::new(Pace::new(Instant::now())),
             foreign,
             tasks: Mutex::new(JoinSet::new()),
         }));

@@ -18,7 +18,7 @@ const READINGS_PER_LOOK: u32 = 10;
 
 impl Repository {
     /// Follows the file until the process ends: wakes long polls, takes over other processes' revocations, forgets
-    /// what was remembered of writes that have died, and keeps the gauges.
+    /// what was remembered of writes that have died, measures the drain's pace, and keeps the gauges.
     pub(super) async fn follow_buffer(self) {
         let mut ticks = interval(FOLLOW_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -29,6 +29,7 @@ impl Repository {
             let Ok(now) = self.0.read(Reader::counters).await else {
                 continue;
             };
+            self.note_pace(ended(&now), now.pending);
             if ended(&now) != ended(&last) {
                 self.0.ended.send_modify(|changes| *changes += 1);
             }

@@ -12,6 +12,7 @@ mod cache;
 mod core;
 mod follower;
 mod operations;
+mod outlook;
 mod read;
 mod recall;
 mod report;
@@ -20,8 +21,9 @@ mod sessions;
 mod write;
 
 pub use answer::{
-    Admission, BufferReport, Found, HealthReport, Mode, ReadError, StoreReport, SyncState,
-    TaskPage, WriteError, WritePath, Written,
+    Admission, BufferReport, Found, Handling, HealthReport, Hindrance, Mode, ReadError,
+    StoreReport, SyncState, TaskPage, WriteError, WritePath, Written,
 };
 pub use core::{ForeignBuffer, OpenError, Repository};
 pub use follower::{oldest_age, set_gauges};
+pub use outlook::Awaited;

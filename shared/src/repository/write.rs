@@ -16,7 +16,7 @@ use crate::store::StoreError;
 use crate::store::postgres::{Applied, Postgres};
 use crate::telemetry::metric;
 
-use super::answer::{WriteError, WritePath, Written};
+use super::answer::{Handling, Hindrance, WriteError, WritePath, Written};
 use super::core::{Lane, Repository};
 
 /// Times a direct write is stamped anew after meeting a faster clock. The first new stamp exceeds all it met, so a
@@ -39,16 +39,22 @@ enum Attempt {
 }
 
 impl Repository {
-    /// Accepts a write of a task or a profile. The operation comes without a stamp.
+    /// Accepts a write of a task or a profile. The operation comes without a stamp. Handled strictly, it is either made
+    /// in its store or refused; only a repeat, under an idempotency key, of one that waits in the buffer already is
+    /// answered as that one was.
     ///
     /// # Errors
     /// See [`WriteError`]; the write isn't accepted then.
-    pub async fn write(&self, operation: Operation) -> Result<Written, WriteError> {
+    pub async fn write(
+        &self,
+        operation: Operation,
+        handling: Handling,
+    ) -> Result<Written, WriteError> {
         let _running = match &operation.idempotency {
             Some(idempotency) => Some(self.claim_key(&operation.user_id, &idempotency.key)?),
             None => None,
         };
-        let written = self.write_claimed(operation).await?;
+        let written = self.write_claimed(operation, handling).await?;
         let path = match written.path {
             WritePath::Direct => "direct",
             WritePath::Buffered => "buffered",
@@ -60,7 +66,11 @@ impl Repository {
         Ok(written)
     }
 
-    async fn write_claimed(&self, operation: Operation) -> Result<Written, WriteError> {
+    async fn write_claimed(
+        &self,
+        operation: Operation,
+        handling: Handling,
+    ) -> Result<Written, WriteError> {
         let pending = self.pending_of(&operation).await;
         if let Some(replayed) = replay_of(&operation, pending.as_ref(), self.is_embedded())? {
             return Ok(self.shown_again(replayed, &operation, pending).await);
@@ -68,10 +78,15 @@ impl Repository {
         if self.is_embedded() {
             return self.write_embedded(operation).await;
         }
-        let Some(lane) = self.0.postgres_up().filter(|_| pending.is_none()) else {
-            return self
-                .write_buffered(operation, pending, Slot::Ordinary)
-                .await;
+        let lane = match (self.0.postgres_up(), &pending) {
+            (Some(lane), None) => lane,
+            (lane, _) => {
+                let hindrance = lane.map_or(Hindrance::StoreAway, |_| Hindrance::EarlierWaits);
+                refuse_strict(handling, hindrance)?;
+                return self
+                    .write_buffered(operation, pending, Slot::Ordinary)
+                    .await;
+            }
         };
         match self.attempt(lane, operation).await {
             Attempt::Done(written) => Ok(*written),
@@ -80,6 +95,12 @@ impl Repository {
                 operation,
                 maybe_done,
             } => {
+                let hindrance = if maybe_done {
+                    Hindrance::OutcomeUnknown
+                } else {
+                    Hindrance::NotMade
+                };
+                refuse_strict(handling, hindrance)?;
                 let slot = if maybe_done {
                     Slot::Reserved
                 } else {
@@ -331,6 +352,13 @@ fn written_direct(operation: &Operation, outcome: &Outcome, applied: Applied) ->
         created: applied.created || (replayed && operation.kind == Kind::Create),
         operation: applied.replayed.unwrap_or(record),
         replayed,
+    }
+}
+
+fn refuse_strict(handling: Handling, hindrance: Hindrance) -> Result<(), WriteError> {
+    match handling {
+        Handling::Strict => Err(WriteError::NotDirect(hindrance)),
+        Handling::Lenient => Ok(()),
     }
 }
 

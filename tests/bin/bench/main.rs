@@ -11,8 +11,10 @@ mod backlog;
 mod bare;
 mod catchup;
 mod drain;
+mod flood;
 mod footprint;
 mod keep_alive;
+mod live;
 mod machine;
 mod plan;
 mod report;
@@ -82,6 +84,8 @@ enum Part {
     Drain,
     /// Live requests while a backlog is drained.
     Catchup,
+    /// Live requests beside a flood of bad ones.
+    Flood,
 }
 
 #[tokio::main]
@@ -140,6 +144,9 @@ async fn measure(arguments: &Arguments, seed: u64) -> Result<Report> {
     }
     if wants(Part::Catchup) {
         catchup::measure(&stage, &plan, &mut random, &mut report).await?;
+    }
+    if wants(Part::Flood) {
+        flood::measure(&stage, &plan, &mut random, &mut report).await?;
     }
     report.machine.sync_after_ms = machine::sync_ms()?;
     Ok(report)

@@ -15,6 +15,8 @@ pub struct Plan {
     pub slice: Duration,
     /// Catching up beside live requests.
     pub catch_up: CatchUp,
+    /// Bad requests beside live ones.
+    pub flood: Flood,
     drain_small: u64,
     drain_rounds: (usize, usize),
 }
@@ -27,6 +29,15 @@ pub struct CatchUp {
     /// Rounds.
     pub rounds: usize,
     /// Length of the phase before the drain; after it there is another, and both together are as long as the drain.
+    pub phase: Duration,
+}
+
+/// The course of the floods of bad requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Flood {
+    /// Rounds of each kind.
+    pub rounds: usize,
+    /// Length of a phase, with or without a flood.
     pub phase: Duration,
 }
 
@@ -43,6 +54,10 @@ impl Plan {
                 rounds: 3,
                 phase: Duration::from_secs(4),
             },
+            flood: Flood {
+                rounds: 9,
+                phase: Duration::from_secs(2),
+            },
             drain_small: 100_000,
             drain_rounds: (7, 2),
         }
@@ -57,6 +72,10 @@ impl Plan {
             slice: Duration::from_millis(100),
             catch_up: CatchUp {
                 items: 5_000,
+                rounds: 1,
+                phase: Duration::from_millis(500),
+            },
+            flood: Flood {
                 rounds: 1,
                 phase: Duration::from_millis(500),
             },

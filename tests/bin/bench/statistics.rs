@@ -118,6 +118,16 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// The time, in milliseconds, that this share (0 to 1) of samples in microseconds took at most; `None` of none.
+    pub fn at(samples_us: &[u32], share: f64) -> Option<f64> {
+        let mut sorted_ms: Vec<f64> = samples_us
+            .iter()
+            .map(|us| f64::from(*us) / 1000.0)
+            .collect();
+        sorted_ms.sort_by(f64::total_cmp);
+        quantile(&sorted_ms, share)
+    }
+
     /// Of samples in microseconds; `None` of none.
     pub fn of(samples_us: &[u32]) -> Option<Self> {
         let mut sorted_ms: Vec<f64> = samples_us

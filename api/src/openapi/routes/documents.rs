@@ -55,8 +55,7 @@ pub fn docs_asset() -> Description {
         .fold(
             Answer::empty(StatusCode::OK, "The file."),
             |answer, (media_type, schema)| answer.with_body(media_type, schema, vec![]),
-        )
-        .sometimes(&[Answered::Vary]);
+        );
     let asset = parameter::one_of("asset", ASSETS, "The file's name.");
     Description {
         parameters: with_condition(asset),

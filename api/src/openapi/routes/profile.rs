@@ -15,7 +15,12 @@ use crate::transport::header::BodyForm;
 use crate::transport::problem::Kind;
 
 /// What a write of the profile can meet besides what any body can.
-const WRITE_PROBLEMS: [Kind; 3] = [Kind::BadHeader, Kind::PreconditionFailed, Kind::BufferFull];
+const WRITE_PROBLEMS: [Kind; 4] = [
+    Kind::BadHeader,
+    Kind::PreconditionFailed,
+    Kind::BufferFull,
+    Kind::StrictNotMet,
+];
 
 /// `GET`.
 pub fn read() -> Description {
@@ -118,6 +123,7 @@ fn written(description: &str) -> Answer {
         vec![shown(SyncState::Synced)],
     )
     .always(&[Answered::ETag, Answered::SyncState])
+    .sometimes(&[Answered::PreferenceApplied])
 }
 
 fn shown(sync_state: SyncState) -> Example {

@@ -34,7 +34,11 @@ pub fn create() -> Description {
                     vec![shown(SyncState::Synced)],
                 )
                 .always(&[Answered::Location, Answered::SyncState])
-                .sometimes(&[Answered::ETag, Answered::IdempotencyReplayed]),
+                .sometimes(&[
+                    Answered::ETag,
+                    Answered::IdempotencyReplayed,
+                    Answered::PreferenceApplied,
+                ]),
             ),
             leading(
                 buffered(Entity::Task, OperationKind::Create, shown(SyncState::Pending))
@@ -50,6 +54,7 @@ pub fn create() -> Description {
                 Kind::KeyReused,
                 Kind::Gone,
                 Kind::BufferFull,
+                Kind::StrictNotMet,
             ],
         ]
         .concat(),
@@ -206,7 +211,8 @@ pub fn delete() -> Description {
         .concat(),
         body: None,
         answers: vec![
-            Answer::empty(StatusCode::NO_CONTENT, "Deleted.").sometimes(&[Answered::SyncState]),
+            Answer::empty(StatusCode::NO_CONTENT, "Deleted.")
+                .sometimes(&[Answered::SyncState, Answered::PreferenceApplied]),
             buffered_delete(
                 Entity::Task,
                 "Accepted while the store is away: from now on the task is gone here, and everywhere when the store is \
@@ -218,12 +224,13 @@ pub fn delete() -> Description {
 }
 
 /// What a write to a task that may be there can meet.
-fn conditional_problems() -> [Kind; 4] {
+fn conditional_problems() -> [Kind; 5] {
     [
         Kind::BadHeader,
         Kind::NotFound,
         Kind::PreconditionFailed,
         Kind::BufferFull,
+        Kind::StrictNotMet,
     ]
 }
 
@@ -251,7 +258,7 @@ fn written(
 ) -> Answer {
     Answer::json(status, description, schema, vec![shown(SyncState::Synced)])
         .always(&[Answered::SyncState])
-        .sometimes(&[Answered::ETag])
+        .sometimes(&[Answered::ETag, Answered::PreferenceApplied])
 }
 
 /// Where one can go from a task.
