@@ -82,7 +82,7 @@ fn page(kind: Kind) -> String {
          <h2>What to do about it</h2>\n\
          <h3>As a client's developer</h3>\n<p>{client}</p>\n\
          <h3>As an operator</h3>\n<p>{operator}</p>\n\
-         <h2>An example</h2>\n<pre tabindex=\"0\"><code>HTTP/1.1 {status} {reason}\n\
+         <h2>An example</h2>\n<pre><code>HTTP/1.1 {status} {reason}\n\
          Content-Type: {MEDIA_TYPE}\n\n{example}</code></pre>\n",
         title = escape(title),
         meaning = marked(meaning),

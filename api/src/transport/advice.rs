@@ -30,7 +30,7 @@ impl Kind {
     pub fn advice(self) -> Advice {
         match self {
             Kind::MalformedRequest => advice(
-                "What came is no HTTP/1.1 request: its line, a header, its length or its chunks are malformed, or it does \
+                "What came is no HTTP/1.1 request: its line, a header or its length is malformed, or it does \
                  not name one host. The connection was closed.",
                 "Use an HTTP library rather than a socket. If you do, something on the way changes the request.",
                 "Look at proxies in front of the node. A client that speaks TLS or HTTP/2 to this port is told this too: \
