@@ -30,6 +30,7 @@ use crate::middleware::auth::{Caller, authenticate};
 use crate::middleware::exchange::{Berth, ConnectionSlot, Exchange};
 use crate::openapi::{self, Access, Described, Description, routes as described};
 use crate::transport::body::BodyStream;
+use crate::transport::header::{ACCEPT_PATCH, accepted_patches};
 use crate::transport::problem::{Kind, Problem};
 use crate::transport::response;
 
@@ -177,6 +178,10 @@ async fn answer(
             exchange.set_route(route.template);
             Err(method_not_allowed(&head.path))
         }
+        // Of the server as a whole (RFC 9110 §9.3.7).
+        Choice::Nothing if head.method == Method::OPTIONS && head.path == "*" => {
+            Ok(response::empty(StatusCode::NO_CONTENT))
+        }
         Choice::Nothing => Err(Problem::not_found()),
     };
     answered.unwrap_or_else(|problem| {
@@ -301,8 +306,17 @@ fn allowed(path: &str) -> String {
 fn options(path: &str) -> Response {
     let mut answer = response::empty(StatusCode::NO_CONTENT);
     let value = HeaderValue::try_from(allowed(path)).expect("methods are ASCII");
-    answer.headers_mut().insert(ALLOW, value);
+    let headers = answer.headers_mut();
+    headers.insert(ALLOW, value);
+    if takes(path, &Method::PATCH) {
+        headers.insert(ACCEPT_PATCH, accepted_patches());
+    }
     answer
+}
+
+fn takes(path: &str, method: &Method) -> bool {
+    let mut routes = ROUTES.iter().filter(|route| route.method == *method);
+    routes.any(|route| parameter(route.template, path).is_some())
 }
 
 fn method_not_allowed(path: &str) -> Problem {

@@ -6,9 +6,9 @@ use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderValue, Request, Version};
 use hyper::body::{Body, Incoming};
 use tower::{Layer, Service, service_fn};
 use tower_http::cors::CorsLayer;
@@ -100,6 +100,10 @@ async fn routed(
         let detail = "an HTTP/1.1 request has one Host header, with a host and perhaps a port";
         return Problem::new(Kind::MalformedRequest, detail).into_response(request_id);
     }
+    if !is_only_chunked(request.headers()) {
+        let detail = "a body may be sent in chunks, but with no other transfer coding";
+        return Problem::new(Kind::MalformedRequest, detail).into_response(request_id);
+    }
     // CONNECT names no path, and warp's filter for paths panics then.
     if request.uri().path_and_query().is_none() {
         return Problem::not_found().into_response(request_id);
@@ -117,6 +121,12 @@ fn names_one_host<B>(request: &Request<B>) -> bool {
         (Some(host), None) => is_host(host),
         (Some(_), Some(_)) => false,
     }
+}
+
+/// hyper undoes the chunks and passes over any other coding, so what comes out isn't what was meant.
+fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.all(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 fn is_host(value: &HeaderValue) -> bool {

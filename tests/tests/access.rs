@@ -5,6 +5,8 @@ use holdfast_tests::tokens::{self, KeyPair};
 use holdfast_tests::{Client, Node, Program};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 struct Site {
@@ -160,6 +162,37 @@ async fn keys_of_a_set_are_chosen_by_their_id() -> Result<()> {
         let token = pair.sign(&tokens::claims("somebody"), Some("unheard-of"))?;
         api.client(&token).get("/tasks").await?.expect_problem(401);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_is_logged_out_while_sending_a_request_is_refused_at_its_end() -> Result<()> {
+    let site = start().await?;
+    let token = tokens::valid("somebody");
+    let body = json!({"title": "too late"}).to_string();
+    let head = format!(
+        "POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let address = site.api.base_url().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).await?;
+    stream.write_all(head.as_bytes()).await?;
+    // Whoever is told to go on has been let in.
+    let mut told = [0; 12];
+    stream.read_exact(&mut told).await?;
+    assert_eq!(&told, b"HTTP/1.1 100");
+    let client = site.api.client(&token);
+    client.delete("/sessions/current").await?.expect(204);
+    stream.write_all(body.as_bytes()).await?;
+    let mut answer = String::new();
+    let mut rest = BufReader::new(stream);
+    while !answer.contains("HTTP/1.1 4") {
+        anyhow::ensure!(rest.read_line(&mut answer).await? > 0, "{answer}");
+    }
+    assert!(answer.contains("HTTP/1.1 401"), "{answer}");
+    let list = site.client.get("/tasks").await?;
+    assert_eq!(list.expect(200).json()["items"], json!([]));
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use warp::reply::Response;
 
 use crate::lifecycle::PhaseWatch;
-use crate::middleware::auth::Caller;
+use crate::middleware::auth::{Caller, expect_in_force};
 use crate::middleware::rate::RateLimit;
 use crate::middleware::token::TokenVerifier;
 use crate::pages::Documents;
@@ -71,13 +71,21 @@ impl Head {
         TaskId::parse(&self.parameter).ok_or_else(Problem::not_found)
     }
 
-    /// Reads a body that has to be of this form.
+    /// Reads a body that has to be of this form. That may take a while, in which the caller's session may be revoked.
     ///
     /// # Errors
-    /// 415, and those of [`body::read`].
-    async fn read_body(&self, form: BodyForm, body: BodyStream) -> Result<Bytes, Problem> {
+    /// 415, those of [`body::read`], and 401.
+    async fn read_body(
+        &self,
+        app: &App,
+        caller: &Caller,
+        form: BodyForm,
+        body: BodyStream,
+    ) -> Result<Bytes, Problem> {
         header::require_form(&self.headers, form)?;
-        body::read(&self.headers, body).await
+        let body = body::read(&self.headers, body).await?;
+        expect_in_force(&app.repository, caller)?;
+        Ok(body)
     }
 
     /// The terms of a write that has nothing to compare with, such as the creation of something new.
@@ -179,15 +187,15 @@ fn write_problem(error: WriteError, verb: Verb) -> Problem {
 fn strict_problem(hindrance: Hindrance) -> Problem {
     let (detail, awaited) = match hindrance {
         Hindrance::StoreAway => (
-            "the store is away, and strict handling was asked for: nothing was written",
+            "the store is away, and strict handling was asked for: this request wrote nothing",
             Awaited::Postgres,
         ),
         Hindrance::EarlierWaits => (
-            "earlier writes of this wait in the buffer, and strict handling was asked for: nothing was written",
+            "earlier writes of this wait in the buffer, and strict handling was asked for: this request wrote nothing",
             Awaited::Drain,
         ),
         Hindrance::NotMade => (
-            "the store failed, and strict handling was asked for: nothing was written",
+            "the store failed, and strict handling was asked for: this request wrote nothing",
             Awaited::Postgres,
         ),
         Hindrance::OutcomeUnknown => (

@@ -9,7 +9,7 @@ use warp::reply::Response;
 
 use super::{App, Head, read_problem};
 use crate::lifecycle;
-use crate::middleware::auth::Caller;
+use crate::middleware::auth::{Caller, expect_in_force};
 use crate::transport::problem::Problem;
 use crate::transport::{cursor, query, response};
 
@@ -17,13 +17,14 @@ use crate::transport::{cursor, query, response};
 /// once, with what is known so far.
 ///
 /// # Errors
-/// 400 for a bad `wait`, 404, 503.
+/// 400 for a bad `wait`, 401 when the session was revoked meanwhile, 404, 503.
 pub async fn read(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
     let patience = query::wait(&head.query)?;
     let id = OperationId::parse(&head.parameter).ok_or_else(Problem::not_found)?;
     let found = find(&app, &caller, id, patience)
         .await
         .map_err(read_problem)?;
+    expect_in_force(&app.repository, &caller)?;
     let record = found.ok_or_else(Problem::not_found)?;
     Ok(response::operation(&record))
 }

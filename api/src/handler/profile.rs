@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_shared::domain::{Precondition, ProfileState};
+use holdfast_shared::domain::ProfileState;
 use holdfast_shared::repository::{Found, Written};
 use warp::reply::Response;
 
@@ -40,12 +40,12 @@ pub async fn replace(
     body: BodyStream,
 ) -> Result<Response, Problem> {
     let terms = head.conditional_terms(&caller)?;
-    let body = head.read_body(BodyForm::Json, body).await?;
+    let body = head.read_body(&app, &caller, BodyForm::Json, body).await?;
     let change = request::whole_profile(&body)?;
     write(&app, &caller, terms, change, Verb::Replace).await
 }
 
-/// Changes fields of the profile by a merge patch.
+/// Changes fields of the profile by a merge patch. One that mentions nothing is a read, as for a task.
 ///
 /// # Errors
 /// A problem of the request, or of the write.
@@ -56,11 +56,16 @@ pub async fn patch(
     body: BodyStream,
 ) -> Result<Response, Problem> {
     let mut terms = head.conditional_terms(&caller)?;
-    let body = head.read_body(BodyForm::MergePatch, body).await?;
+    let body = head
+        .read_body(&app, &caller, BodyForm::MergePatch, body)
+        .await?;
     terms.idempotency = head.idempotency(&body)?;
     let change = request::profile_patch(&body)?;
-    if change == ProfileState::default() {
-        return unchanged(&app, &caller, terms.precondition.as_ref()).await;
+    if change == ProfileState::default()
+        && terms.are_plain()
+        && let Ok(found) = find(&app, &caller).await
+    {
+        return whole(&caller, &found);
     }
     write(&app, &caller, terms, change, Verb::Patch).await
 }
@@ -80,16 +85,6 @@ async fn write(
         ..written
     });
     answer_write(written, handling, Resource::Profile(&caller.user), verb)
-}
-
-async fn unchanged(
-    app: &App,
-    caller: &Caller,
-    precondition: Option<&Precondition>,
-) -> Result<Response, Problem> {
-    let found = find(app, caller).await?;
-    condition::check(precondition, &found.value.etag())?;
-    whole(caller, &found)
 }
 
 async fn find(app: &App, caller: &Caller) -> Result<Found<ProfileState>, Problem> {

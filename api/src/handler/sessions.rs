@@ -43,7 +43,8 @@ pub async fn revoke(
 ) -> Result<Response, Problem> {
     let id = SessionId::parse(&head.parameter).map_err(|_| Problem::not_found())?;
     if id == caller.session {
-        return end(&app, &caller, id, caller.expires_at).await;
+        let expires_at = last_token(&app, &caller).await;
+        return end(&app, &caller, id, expires_at).await;
     }
     let found = app
         .repository
@@ -64,7 +65,19 @@ pub async fn log_out(
     _head: Head,
     _body: BodyStream,
 ) -> Result<Response, Problem> {
-    end(&app, &caller, caller.session.clone(), caller.expires_at).await
+    let id = caller.session.clone();
+    let expires_at = last_token(&app, &caller).await;
+    end(&app, &caller, id, expires_at).await
+}
+
+/// When the last token of the caller's session ends, as far as that can be known now.
+async fn last_token(app: &App, caller: &Caller) -> Timestamp {
+    let found = app
+        .repository
+        .find_session(&caller.user, &caller.session)
+        .await;
+    let stored = found.ok().flatten().map(|session| session.expires_at);
+    stored.map_or(caller.expires_at, |stored| stored.max(caller.expires_at))
 }
 
 async fn end(

@@ -13,10 +13,14 @@ use crate::middleware::auth::Caller;
 use crate::transport::body::BodyStream;
 use crate::transport::condition::{self, ReadVerdict};
 use crate::transport::header::BodyForm;
-use crate::transport::problem::Problem;
+use crate::transport::problem::{Kind, Problem};
 use crate::transport::response::{self, Resource, Verb};
 use crate::transport::{cursor, query, request};
 use crate::usecase;
+
+/// Bytes of text after which a page ends, so that what is held for a client who doesn't read is bounded: some 25 of the
+/// largest tasks, or more than 200 of 5 KB.
+const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Creates a task.
 ///
@@ -29,7 +33,7 @@ pub async fn create(
     body: BodyStream,
 ) -> Result<Response, Problem> {
     let mut terms = head.terms(&caller)?;
-    let body = head.read_body(BodyForm::Json, body).await?;
+    let body = head.read_body(&app, &caller, BodyForm::Json, body).await?;
     terms.idempotency = head.idempotency(&body)?;
     let task = request::new_task(&body)?;
     let id = usecase::task::new_id(&terms);
@@ -44,11 +48,12 @@ pub async fn create(
 /// 400 naming a bad parameter, 503.
 pub async fn list(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
     let query = query::tasks(&head.query)?;
-    let page = app
+    let mut page = app
         .repository
         .list_tasks(&caller.user, &query)
         .await
         .map_err(read_problem)?;
+    page.cut(PAGE_BYTES);
     Ok(response::task_page(&page, next_cursor(&page, &query)))
 }
 
@@ -77,8 +82,12 @@ pub async fn replace(
     body: BodyStream,
 ) -> Result<Response, Problem> {
     let id = head.task_id()?;
-    let terms = head.conditional_terms(&caller)?;
-    let body = head.read_body(BodyForm::Json, body).await?;
+    let mut terms = head.conditional_terms(&caller)?;
+    let may_create = !id.is_derived();
+    if !may_create && matches!(terms.precondition, None | Some(Precondition::Absent)) {
+        terms.precondition = Some(Precondition::Exists);
+    }
+    let body = head.read_body(&app, &caller, BodyForm::Json, body).await?;
     let task = request::new_task(&body)?;
     // What this node can't know now is judged where the write is applied.
     let known = app
@@ -88,10 +97,16 @@ pub async fn replace(
         .unwrap_or(None);
     let handling = terms.handling;
     let written = usecase::task::replace(&app.repository, terms, id, task, known.as_ref()).await;
-    answer_write(written, handling, Resource::Task(id), Verb::Replace)
+    match written {
+        Err(WriteError::Rejected(Rejection::PreconditionFailed)) if !may_create => {
+            Err(reserved_id(&head)?)
+        }
+        written => answer_write(written, handling, Resource::Task(id), Verb::Replace),
+    }
 }
 
-/// Changes fields of a task by a merge patch, which needs no read: only what it mentions is written.
+/// Changes fields of a task by a merge patch, which needs no read: only what it mentions is written. One that mentions
+/// nothing is a read, unless it is to be remembered, or judged, or can't be made now.
 ///
 /// # Errors
 /// A problem of the request, or of the write.
@@ -103,11 +118,16 @@ pub async fn patch(
 ) -> Result<Response, Problem> {
     let id = head.task_id()?;
     let mut terms = head.conditional_terms(&caller)?;
-    let body = head.read_body(BodyForm::MergePatch, body).await?;
+    let body = head
+        .read_body(&app, &caller, BodyForm::MergePatch, body)
+        .await?;
     terms.idempotency = head.idempotency(&body)?;
     let change = request::task_patch(&body)?;
-    if change == TaskState::default() {
-        return unchanged(&app, &caller, id, terms.precondition.as_ref()).await;
+    if change == TaskState::default()
+        && terms.are_plain()
+        && let Ok(found) = app.repository.find_task(&caller.user, id).await
+    {
+        return whole(id, &present(found)?);
     }
     let handling = terms.handling;
     let written = usecase::task::patch(&app.repository, terms, id, change).await;
@@ -137,16 +157,19 @@ pub async fn delete(
     }
 }
 
-/// The answer to a patch that mentions nothing: the task as it is, if the condition holds.
-async fn unchanged(
-    app: &App,
-    caller: &Caller,
-    id: TaskId,
-    precondition: Option<&Precondition>,
-) -> Result<Response, Problem> {
-    let found = find(app, caller, id).await?;
-    condition::check(precondition, &found.value.etag())?;
-    whole(id, &found)
+/// What is said of a condition that failed under an id that a PUT makes nothing under. It is the client's own condition,
+/// unless it has set none.
+///
+/// # Errors
+/// 400 when the condition is malformed.
+fn reserved_id(head: &Head) -> Result<Problem, Problem> {
+    Ok(match condition::of_write(&head.headers)? {
+        Some(Precondition::Match(_) | Precondition::Exists) => condition::failed(),
+        Some(Precondition::Absent) | None => Problem::new(
+            Kind::NotFound,
+            "no task of yours has this id, and ids of version 8 are given by an Idempotency-Key only: choose another",
+        ),
+    })
 }
 
 /// A task that is there.
@@ -156,6 +179,10 @@ async fn find(app: &App, caller: &Caller, id: TaskId) -> Result<Found<TaskState>
         .find_task(&caller.user, id)
         .await
         .map_err(read_problem)?;
+    present(found)
+}
+
+fn present(found: Option<Found<TaskState>>) -> Result<Found<TaskState>, Problem> {
     found
         .filter(|found| found.value.deleted.is_none())
         .ok_or_else(Problem::not_found)

@@ -46,12 +46,27 @@ pub async fn authenticate(
             expires_at: identity.expires_at,
             claims: identity.claims,
         }),
-        Admission::Revoked => Err(invalid_token("the session was revoked")),
+        Admission::Revoked => Err(revoked()),
         Admission::Unknown => {
             let detail = "whether the session was revoked is not known now; try again later";
             Err(Problem::new(Kind::Unavailable, detail).awaiting(Awaited::Redis))
         }
     }
+}
+
+/// Looks again whether the session of somebody who was let in is still in force, after a wait.
+///
+/// # Errors
+/// 401 when it was revoked meanwhile.
+pub fn expect_in_force(repository: &Repository, caller: &Caller) -> Result<(), Problem> {
+    if repository.is_revoked(&caller.session) {
+        return Err(revoked());
+    }
+    Ok(())
+}
+
+fn revoked() -> Problem {
+    invalid_token("the session was revoked")
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750 §2.1).

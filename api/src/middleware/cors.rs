@@ -2,7 +2,8 @@
 //! `CORS_ORIGINS` names them.
 //!
 //! Tokens travel in `Authorization`, never in cookies, so no credentials are allowed and any page may be let in. The
-//! layer stands outside everything that answers, so that a browser can read an error as well as a success.
+//! layer stands outside everything that answers, so that a browser can read an error as well as a success. (What a browser
+//! sends can be parsed; refusals of what can't be don't pass here.)
 
 use std::time::Duration;
 

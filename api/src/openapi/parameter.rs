@@ -84,7 +84,7 @@ pub fn of_conditional_read() -> Vec<Parameter> {
     let if_match = header(
         "If-Match",
         tags(),
-        "Answer only if the resource has one of these tags (`*`: any); else 412.",
+        "Answer only if it has one of these tags (`*`: any); else 412.",
     );
     vec![if_none_match(), if_match]
 }
@@ -201,7 +201,7 @@ fn limit() -> Parameter {
     query(
         "limit",
         whole_number(1..=MAX_LIMIT as u64).default(Some(json!(DEFAULT_LIMIT))),
-        "Most items of the page.",
+        "Most items of the page. One with very long texts may end earlier, after about a mebibyte of them.",
     )
 }
 

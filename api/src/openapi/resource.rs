@@ -3,7 +3,9 @@
 use holdfast_shared::domain::{
     Entity, IdempotencyKey, Kind as OperationKind, OperationState, SessionId,
 };
-use holdfast_shared::repository::{BufferReport, Mode, StoreReport, SyncState};
+use holdfast_shared::repository::{
+    BufferReport, LISTED_SESSIONS_MAX, Mode, StoreReport, SyncState,
+};
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaFormat};
 use utoipa::openapi::{KnownFormat, RefOr, Schema, Type};
 
@@ -145,7 +147,10 @@ fn operation_page() -> ObjectBuilder {
 
 fn session_page() -> ObjectBuilder {
     object("The user's sessions, the one seen last first, all on one page.")
-        .always("items", list(named("Session")))
+        .always(
+            "items",
+            list(named("Session")).max_items(Some(LISTED_SESSIONS_MAX)),
+        )
         .always("next_cursor", next_cursor())
 }
 

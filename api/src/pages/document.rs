@@ -5,10 +5,7 @@ use std::io::Read;
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use holdfast_shared::domain::ETag;
-use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    REFERRER_POLICY,
-};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use warp::reply::Response;
@@ -32,13 +29,7 @@ pub struct Document {
     media_type: HeaderValue,
     policy: HeaderValue,
     etag: ETag,
-    body: Body,
-}
-
-enum Body {
-    Plain(Bytes),
-    /// Compressed when the process was built.
-    Gzipped(Bytes),
+    body: Bytes,
 }
 
 impl Document {
@@ -48,16 +39,16 @@ impl Document {
             media_type: HeaderValue::from_static(media_type),
             policy: HeaderValue::from_static(NOTHING_ELSE),
             etag: tag_of(&body),
-            body: Body::Plain(body),
+            body,
         }
     }
 
-    /// The same of what is compressed already.
-    pub fn gzipped(media_type: &'static str, body: Bytes) -> Self {
-        Document {
-            body: Body::Gzipped(body.clone()),
-            ..Document::new(media_type, body)
-        }
+    /// The same of what was compressed when the process was built. Answers are compressed for whoever takes that, as all are.
+    pub fn gzipped(media_type: &'static str, body: &[u8]) -> Self {
+        let mut unpacked = Vec::new();
+        let whole = GzDecoder::new(body).read_to_end(&mut unpacked);
+        whole.expect("the build compressed it");
+        Document::new(media_type, unpacked.into())
     }
 
     /// The document with sources of its own: what `default-src 'none'` doesn't let it do.
@@ -75,7 +66,7 @@ impl Document {
     pub fn answer(&self, headers: &HeaderMap) -> Result<Response, Problem> {
         let mut answer = match condition::judge_read(headers, &self.etag)? {
             ReadVerdict::NotModified => response::empty(StatusCode::NOT_MODIFIED),
-            ReadVerdict::Whole => self.whole(headers),
+            ReadVerdict::Whole => self.whole(),
         };
         let answered = answer.headers_mut();
         answered.insert(CACHE_CONTROL, REVALIDATE);
@@ -91,21 +82,11 @@ impl Document {
         HeaderValue::try_from(tag).expect("tags made here are hexadecimal")
     }
 
-    fn whole(&self, headers: &HeaderMap) -> Response {
-        let (body, is_gzipped) = match &self.body {
-            Body::Plain(body) => (body.clone(), false),
-            Body::Gzipped(body) if takes_gzip(headers) => (body.clone(), true),
-            Body::Gzipped(body) => (unpacked(body), false),
-        };
-        let mut whole = Response::new(body.into());
+    fn whole(&self) -> Response {
+        let mut whole = Response::new(self.body.clone().into());
         whole
             .headers_mut()
             .insert(CONTENT_TYPE, self.media_type.clone());
-        if is_gzipped {
-            whole
-                .headers_mut()
-                .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
         whole
     }
 }
@@ -119,46 +100,11 @@ fn tag_of(body: &[u8]) -> ETag {
     ETag::from_client(&hex)
 }
 
-fn unpacked(body: &[u8]) -> Bytes {
-    let mut unpacked = Vec::new();
-    let whole = GzDecoder::new(body).read_to_end(&mut unpacked);
-    whole.expect("the build compressed it");
-    unpacked.into()
-}
-
-/// Whether a client reads gzip (RFC 9110 §12.5.3).
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(ACCEPT_ENCODING).iter();
-    codings
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .any(is_gzip)
-}
-
-fn is_gzip(coding: &str) -> bool {
-    let mut parts = coding.split(';').map(str::trim);
-    let name = parts.next().unwrap_or_default();
-    let is_refused = parts.any(|part| {
-        let weight = part
-            .strip_prefix("q=")
-            .and_then(|weight| weight.parse::<f32>().ok());
-        weight == Some(0.0)
-    });
-    (name.eq_ignore_ascii_case("gzip") || name == "*") && !is_refused
-}
-
 #[cfg(test)]
 mod tests {
     use http::header::IF_NONE_MATCH;
 
     use super::*;
-
-    fn asking(pairs: &[(http::HeaderName, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
-            .collect()
-    }
 
     #[test]
     fn a_document_is_kept_by_its_tag() {
@@ -185,16 +131,5 @@ mod tests {
             .to_str()
             .expect("ASCII");
         assert!(policy.starts_with("default-src 'none';") && policy.ends_with("; img-src 'self'"));
-    }
-
-    #[test]
-    fn only_who_reads_gzip_gets_it() {
-        for text in ["gzip", "br, GZIP;q=0.5", "*", "deflate, gzip; q=1"] {
-            assert!(takes_gzip(&asking(&[(ACCEPT_ENCODING, text)])), "{text}");
-        }
-        for text in ["", "br", "gzip;q=0", "gzip; q=0.0", "identity"] {
-            assert!(!takes_gzip(&asking(&[(ACCEPT_ENCODING, text)])), "{text}");
-        }
-        assert!(!takes_gzip(&HeaderMap::new()));
     }
 }

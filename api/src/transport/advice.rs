@@ -30,11 +30,11 @@ impl Kind {
     pub fn advice(self) -> Advice {
         match self {
             Kind::MalformedRequest => advice(
-                "What came is no HTTP/1.1 request: its line, a header or its length is malformed, or it does \
-                 not name one host. The connection was closed.",
+                "What came is no HTTP/1.1 request: its line, a header, its length or its coding is malformed, or it \
+                 does not name one host. The connection was closed.",
                 "Use an HTTP library rather than a socket. If you do, something on the way changes the request.",
-                "Look at proxies in front of the node. A client that speaks TLS or HTTP/2 to this port is told this too: \
-                 have the proxy speak plain HTTP/1.1 to it.",
+                "Look at proxies in front of the node. A client that speaks TLS to this port is told this too, and one \
+                 that speaks HTTP/2 nothing: have the proxy speak plain HTTP/1.1 to it.",
             ),
             Kind::HeadersTooLarge => advice(
                 "The request has more than 100 headers, or more than 32 KiB of them. The connection was closed.",
@@ -103,7 +103,7 @@ impl Kind {
             ),
             Kind::BodyTooLarge => advice(
                 "The body is larger than 65536 bytes, by its announced length or as it came. The connection was closed.",
-                "Send less: the largest valid task takes about 45 KiB.",
+                "Send less: the largest valid task takes about 45 KiB in UTF-8, though more with its letters written as `\\u…`.",
                 NOTHING_TO_OPERATE,
             ),
             Kind::UnsupportedMediaType => advice(
@@ -148,10 +148,10 @@ impl Kind {
             ),
             Kind::StrictNotMet => advice(
                 "The write could only have been accepted into the buffer, and `Prefer: handling=strict` asked for it to be \
-                 refused then. `detail` says whether nothing was written or the outcome is unknown.",
+                 refused then. `detail` says whether this request wrote nothing or its outcome is unknown.",
                 "Wait as long as `Retry-After` says and repeat, or leave `Prefer` out: the write is then kept safely and \
-                 answered `202`. After an unknown outcome a repeat with the same `Idempotency-Key` tells what has \
-                 happened.",
+                 answered `202`. After an unknown outcome a repeat with the same `Idempotency-Key`, once the \
+                 store answers, tells what has happened; until then the first request may still take effect.",
                 "`/health` says which store is away, or how much still waits in the buffer.",
             ),
             Kind::TooManyConnections => advice(
@@ -216,7 +216,7 @@ impl Kind {
             Kind::Unavailable => return Problem::unavailable(),
             Kind::BufferFull => "the store is away and the buffer takes no more; try again later",
             Kind::StrictNotMet => {
-                "the store is away, and strict handling was asked for: nothing was written"
+                "the store is away, and strict handling was asked for: this request wrote nothing"
             }
             Kind::TooManyConnections => {
                 "this node has as many connections as it takes; try again later"

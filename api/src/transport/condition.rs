@@ -73,18 +73,6 @@ pub fn judge_read(headers: &HeaderMap, current: &ETag) -> Result<ReadVerdict, Pr
     })
 }
 
-/// Whether a write's condition holds for something that is there and has this tag.
-///
-/// # Errors
-/// 412 when it doesn't.
-pub fn check(condition: Option<&Precondition>, current: &ETag) -> Result<(), Problem> {
-    match condition {
-        None | Some(Precondition::Exists) => Ok(()),
-        Some(Precondition::Match(tags)) if tags.contains(current) => Ok(()),
-        Some(Precondition::Match(_) | Precondition::Absent) => Err(failed()),
-    }
-}
-
 /// 412.
 pub fn failed() -> Problem {
     Problem::new(

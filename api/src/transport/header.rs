@@ -128,11 +128,14 @@ pub fn require_form(headers: &HeaderMap, form: BodyForm) -> Result<(), Problem> 
     let problem = Problem::new(Kind::UnsupportedMediaType, detail);
     Err(match form {
         BodyForm::Json => problem,
-        BodyForm::MergePatch => problem.with_header(
-            ACCEPT_PATCH,
-            HeaderValue::from_static("application/merge-patch+json, application/json"),
-        ),
+        BodyForm::MergePatch => problem.with_header(ACCEPT_PATCH, accepted_patches()),
     })
+}
+
+/// The value of [`ACCEPT_PATCH`] where `PATCH` is taken.
+pub fn accepted_patches() -> HeaderValue {
+    let taken = BodyForm::MergePatch.media_types().join(", ");
+    HeaderValue::try_from(taken).expect("media types are ASCII")
 }
 
 fn is_taken_type(content_type: &str, taken: &[&str]) -> bool {

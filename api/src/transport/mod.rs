@@ -6,6 +6,7 @@ pub mod condition;
 pub mod cursor;
 pub mod document;
 pub mod header;
+pub mod json;
 pub mod prefer;
 pub mod problem;
 pub mod query;

@@ -25,6 +25,15 @@ pub struct Terms {
     pub idempotency: Option<Idempotency>,
 }
 
+impl Terms {
+    /// Whether they ask for nothing beyond the write itself.
+    pub fn are_plain(&self) -> bool {
+        self.handling == Handling::Lenient
+            && self.precondition.is_none()
+            && self.idempotency.is_none()
+    }
+}
+
 /// The priority of an operation on this kind of thing, unless the client sets one. (Revocations have ways of their
 /// own.)
 fn default_priority(body: &Body) -> Priority {

@@ -182,6 +182,12 @@ impl PendingIndex {
             .unwrap_or_default()
     }
 
+    /// How many operations it knows.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_operation.len()
+    }
+
     /// Whether so many entries are out of date that [`PendingIndex::sweep`] pays.
     pub(super) fn wants_sweep(&self, pending: u64) -> bool {
         let pending = usize::try_from(pending).unwrap_or(usize::MAX);

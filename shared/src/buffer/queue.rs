@@ -6,7 +6,8 @@ use redb::{ReadableTable, Table};
 
 use crate::clock::Clock;
 use crate::domain::{
-    Body, Kind, Operation, Outcome, Priority, ResourceKey, Row, Stamp, State, UserId, judge,
+    Body, Kind, Operation, OperationRecord, OperationState, Outcome, Priority, Rejection,
+    ResourceKey, Row, Stamp, State, UserId, judge,
 };
 use crate::seeded::Bug;
 
@@ -14,6 +15,7 @@ use super::epoch;
 use super::error::BufferError;
 use super::index::PendingIndex;
 use super::inheritance;
+use super::keys::{self, KeyedWrite};
 use super::schema::{
     DeadLetter, Decoded, Item, Lane, Place, checksum, decode, encode, queue, queues,
 };
@@ -51,6 +53,8 @@ pub struct Folded {
     pub state: Option<State>,
     /// Whether this write made it.
     pub created: bool,
+    /// The first write of its key, when this is a repeat.
+    pub replayed: Option<KeyedWrite>,
 }
 
 /// Accepts an operation into its queue: gives it a stamp if it has none, counts it, and places it no more urgently than
@@ -282,6 +286,9 @@ pub(super) fn fold(
     }
     stamp(transaction, clock, &mut operation);
     let row = current.as_ref().and_then(row_of);
+    if let Some(known) = first_of_key(transaction, &operation)? {
+        return Ok(repeated(&operation, known, row));
+    }
     let outcome = judge(&operation, row.as_ref());
     let before = row.map(|row| row.state);
     if outcome != Outcome::Applied {
@@ -289,7 +296,19 @@ pub(super) fn fold(
             outcome,
             state: before,
             created: false,
+            replayed: None,
         });
+    }
+    if let Some(idempotency) = operation.idempotency.clone() {
+        let record = OperationRecord {
+            state: OperationState::Applied,
+            ..OperationRecord::pending(&operation)
+        };
+        let write = KeyedWrite {
+            idempotency,
+            record,
+        };
+        keys::remember(transaction, &write)?;
     }
     let after = operation.applied_to(before.as_ref());
     let created = before.is_none();
@@ -298,7 +317,36 @@ pub(super) fn fold(
         outcome,
         state: after,
         created,
+        replayed: None,
     })
+}
+
+/// What was made before under the operation's key, if it has one.
+fn first_of_key(
+    transaction: &mut Transaction<'_>,
+    operation: &Operation,
+) -> Result<Option<KeyedWrite>, BufferError> {
+    match &operation.idempotency {
+        Some(own) => keys::find(transaction, &operation.user_id, &own.key),
+        None => Ok(None),
+    }
+}
+
+/// The answer to a repeat: the first outcome, and the resource as it is now.
+fn repeated(operation: &Operation, known: KeyedWrite, row: Option<Row>) -> Folded {
+    let own = operation.idempotency.as_ref();
+    let is_same = own.is_some_and(|own| own.fingerprint == known.idempotency.fingerprint);
+    let row = row.filter(|row| row.owner == operation.user_id);
+    Folded {
+        outcome: if is_same {
+            Outcome::Applied
+        } else {
+            Outcome::Rejected(Rejection::KeyReused)
+        },
+        state: row.map(|row| row.state),
+        created: false,
+        replayed: Some(known).filter(|_| is_same),
+    }
 }
 
 fn row_of(queued: &Queued) -> Option<Row> {

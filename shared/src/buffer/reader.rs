@@ -11,7 +11,8 @@ use redb::{ConcurrencyMode, Database, ReadOnlyDatabase, ReadTransaction, Readabl
 use uuid::Uuid;
 
 use crate::domain::{
-    OperationId, OperationRecord, ResourceKey, Revocation, Session, State, Timestamp, UserId,
+    IdempotencyKey, OperationId, OperationRecord, ResourceKey, Revocation, Session, State,
+    Timestamp, UserId,
 };
 
 use super::ballast::Ballast;
@@ -21,11 +22,12 @@ use super::error::BufferError;
 use super::fate::{AcceptedChange, Fate};
 use super::file::{Handle, OpenFile};
 use super::index::PendingIndex;
+use super::keys::{self, KeyedWrite};
 use super::queue::Queued;
 use super::replacement;
 use super::schema::{
-    Counters, DamagedItem, DeadLetter, FINISHED, FinishedBatch, Item, Lane, Place, REVOCATIONS,
-    SCHEMA_KEY, SCHEMA_VERSION, SESSIONS,
+    Counters, DamagedItem, DeadLetter, FINISHED, FinishedBatch, Item, KEYED, Lane, Place,
+    REVOCATIONS, SCHEMA_KEY, SCHEMA_VERSION, SESSIONS,
 };
 use super::snap::Snap;
 
@@ -261,6 +263,12 @@ impl Reader {
         self.read(|snap| snap.sweep_index())
     }
 
+    /// How many operations the index knows.
+    #[cfg(test)]
+    pub(super) fn count_indexed(&self) -> Result<usize, BufferError> {
+        self.read(|snap| snap.ask_index(|index| index.len()))
+    }
+
     /// The counters alone: the cheapest look at the file.
     ///
     /// # Errors
@@ -438,6 +446,20 @@ impl Reader {
     /// When the file can't be read.
     pub fn list_revocations(&self) -> Result<Vec<Revocation>, BufferError> {
         self.read(|snap| snap.values(REVOCATIONS))
+    }
+
+    /// What a user has made under an idempotency key in embedded mode.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn find_keyed(
+        &self,
+        user: &UserId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeyedWrite>, BufferError> {
+        let found: Option<KeyedWrite> =
+            self.read(|snap| snap.value(KEYED, keys::place(user, key)))?;
+        Ok(found.filter(|known| known.is_of(user, key)))
     }
 
     /// Sessions kept in the file (where there is no Redis).

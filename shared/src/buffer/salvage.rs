@@ -16,6 +16,7 @@ use super::binding::{adopt, bound};
 use super::error::BufferError;
 use super::index::PendingIndex;
 use super::inheritance;
+use super::keys;
 use super::queue::{Queued, Slot, insert, open, present};
 use super::reader::Reader;
 use super::schema::{
@@ -206,6 +207,7 @@ impl Intake {
                 self.report.sessions += 1;
                 record_session(transaction, &session)
             }
+            Piece::Keyed(write) => keys::remember(transaction, &write),
         }
     }
 

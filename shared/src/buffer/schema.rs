@@ -114,6 +114,8 @@ pub(super) const REVOCATIONS: TableDefinition<'static, &'static str, &'static [u
     TableDefinition::new("revocations");
 pub(super) const SESSIONS: TableDefinition<'static, &'static str, &'static [u8]> =
     TableDefinition::new("sessions");
+pub(super) const KEYED: TableDefinition<'static, u128, &'static [u8]> =
+    TableDefinition::new("keyed");
 pub(super) const COMMITS: TableDefinition<'static, u64, u64> = TableDefinition::new("commits");
 pub(super) const EPOCHS: TableDefinition<'static, u128, &'static [u8]> =
     TableDefinition::new("epochs");

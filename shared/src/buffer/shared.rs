@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use redb::ReadableTable;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Reading};
@@ -25,6 +26,7 @@ use super::registration::{Registration, register};
 use super::retention::{self, RetentionReport};
 use super::schema::{Item, Place, REVOCATIONS, SESSIONS, encode};
 use super::settlement::{self, SettleReport, Settlement};
+use super::snap::whole_value;
 use super::writer::{Transaction, Writer};
 
 /// How long a request waits for the writer before it is refused. Only a process stopped inside a transaction, or a disk
@@ -492,6 +494,7 @@ fn become_writer(file: &OpenFile, reader: &Reader) -> Result<Registration, Buffe
     }
 }
 
+/// Notes a session. It ends with the last of its tokens.
 pub(super) fn record_session(
     transaction: &mut Transaction<'_>,
     session: &Session,
@@ -500,12 +503,22 @@ pub(super) fn record_session(
         .txn
         .open_table(SESSIONS)
         .map_err(|error| transaction.storage(error))?;
+    let id = session.id.as_str();
+    let known = sessions
+        .get(id)
+        .map_err(|error| transaction.storage(error))?;
+    let known = known.and_then(|bytes| whole_value::<Session>(bytes.value()));
+    let mut session = session.clone();
+    if let Some(known) = known {
+        session.expires_at = session.expires_at.max(known.expires_at);
+    }
     sessions
-        .insert(session.id.as_str(), encode(session).as_slice())
+        .insert(id, encode(&session).as_slice())
         .map_err(|error| transaction.storage(error))?;
     Ok(())
 }
 
+/// Notes revocations; of one that is there already, the longer time counts.
 pub(super) fn remember(
     transaction: &mut Transaction<'_>,
     revocations: &[Revocation],
@@ -515,11 +528,14 @@ pub(super) fn remember(
         .open_table(REVOCATIONS)
         .map_err(|error| transaction.storage(error))?;
     for revocation in revocations {
+        let id = revocation.session_id.as_str();
+        let known = table.get(id).map_err(|error| transaction.storage(error))?;
+        let known = known.and_then(|bytes| whole_value::<Revocation>(bytes.value()));
+        if known.is_some_and(|known| known.keep_until >= revocation.keep_until) {
+            continue;
+        }
         table
-            .insert(
-                revocation.session_id.as_str(),
-                encode(revocation).as_slice(),
-            )
+            .insert(id, encode(revocation).as_slice())
             .map_err(|error| transaction.storage(error))?;
     }
     drop(table);

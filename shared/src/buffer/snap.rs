@@ -1,7 +1,7 @@
 //! One read transaction: a snapshot of the last commit of any process.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -191,24 +191,49 @@ impl Snap<'_> {
             .get_or_init(|| (counters.next_seq, counters.pending)))
     }
 
-    /// Drops from the index what lies before the first item of its queue, if there is much of it: queues are drained from
-    /// the front. It is locked for a part of it at a time.
+    /// Drops from the index what has left the file, if there is much of it. Queues are drained from the front, so most of
+    /// it lies before the first item of its queue; where one that is put off has kept its place there, all are looked at.
     pub(super) fn sweep_index(&self) -> Result<(), BufferError> {
         let (_, pending) = self.ends()?;
-        if !self.ask_index(|index| index.wants_sweep(pending))? {
+        let wants_sweep = || self.ask_index(|index| index.wants_sweep(pending));
+        if !wants_sweep()? {
             return Ok(());
         }
         let fronts = self.fronts()?;
-        let is_present = |place: Place| {
+        self.sweep_by(|place| {
             let front = fronts.get(&(place.lane(), place.priority()));
             front.is_some_and(|front| place.seq() >= *front)
-        };
+        })?;
+        if wants_sweep()? {
+            let places = self.places()?;
+            self.sweep_by(|place| places.contains(&place.key()))?;
+        }
+        Ok(())
+    }
+
+    /// It is locked for a part of it at a time.
+    fn sweep_by(&self, is_present: impl Fn(Place) -> bool) -> Result<(), BufferError> {
         for part in 0..index::PARTS {
-            self.ask_index(|index| index.sweep(part, is_present))?;
+            self.ask_index(|index| index.sweep(part, &is_present))?;
             // Whoever waits for the index comes first.
             std::thread::yield_now();
         }
         Ok(())
+    }
+
+    /// The places of all items.
+    fn places(&self) -> Result<HashSet<u64>, BufferError> {
+        let mut places = HashSet::new();
+        for (lane, priority, definition) in queues() {
+            let Some(table) = self.table(definition)? else {
+                continue;
+            };
+            for entry in table.iter().map_err(|error| self.storage(error))? {
+                let (seq, _) = entry.map_err(|error| self.storage(error))?;
+                places.insert(Place::new(lane, priority, seq.value()).key());
+            }
+        }
+        Ok(places)
     }
 
     /// The sequence number of each queue's first item, or of the next one to come.
@@ -432,7 +457,7 @@ impl Snap<'_> {
         Ok(records)
     }
 
-    fn value<T: serde::de::DeserializeOwned>(
+    pub(super) fn value<T: serde::de::DeserializeOwned>(
         &self,
         definition: TableDefinition<'static, u128, &'static [u8]>,
         key: u128,

@@ -7,13 +7,14 @@ use std::time::Duration;
 use crate::config::BufferConfig;
 use crate::domain::task::{NewTask, Tags, Title};
 use crate::domain::{
-    Body, Kind, Operation, OperationId, OperationState, Priority, ResourceKey, Stamp, State,
-    TaskId, TaskState, Timestamp, UserId,
+    Body, Kind, Operation, OperationId, OperationState, Priority, ResourceKey, Revocation,
+    SessionId, Stamp, State, TaskId, TaskState, Timestamp, UserId,
 };
 
 use super::*;
 
 mod damage;
+mod embedded;
 mod inheritance;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -121,6 +122,53 @@ fn settle_all(batch: &Batch, verdict: &Verdict) -> Vec<Settlement> {
             verdict: verdict.clone(),
         })
         .collect()
+}
+
+#[tokio::test]
+async fn of_two_revocations_of_a_session_the_longer_one_counts() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 10))?;
+    let until = |micros| Revocation {
+        session_id: SessionId::parse("s").expect("valid"),
+        keep_until: Timestamp::from_micros(micros),
+    };
+    for (noted, kept) in [(5, 5), (9, 9), (7, 9)] {
+        buffer.remember_revocations(vec![until(noted)]).await?;
+        assert_eq!(
+            buffer.read_blocking(Reader::list_revocations)?,
+            [until(kept)]
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_index_forgets_what_has_left_behind_an_item_that_stays() -> Outcome {
+    const ITEMS: u64 = 6_000;
+    const TOGETHER: u64 = 500;
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 2 * ITEMS))?;
+    let put_off = append(&buffer, create("ann", TaskId::generate(), "put off")).await?;
+    for _ in 0..ITEMS / TOGETHER {
+        let mut appends = tokio::task::JoinSet::new();
+        for _ in 0..TOGETHER {
+            let (buffer, created) = (buffer.clone(), create("bob", TaskId::generate(), "gone"));
+            appends.spawn(async move { append(&buffer, created).await.map(drop) });
+        }
+        while let Some(appended) = appends.join_next().await {
+            appended??;
+        }
+    }
+    let batch = buffer.read_blocking(|reader| {
+        reader.next_batch(Lane::Postgres, usize::MAX, &Skip::default(), any_time())
+    })?;
+    let mut settlements = settle_all(&batch, &Verdict::Applied);
+    settlements.retain(|settlement| settlement.queued.item.operation.id != put_off.id);
+    assert_eq!(settlements.len() as u64, ITEMS);
+    buffer.settle(settlements).await?;
+    buffer.read_blocking(Reader::sweep_index)?;
+    assert_eq!(buffer.read_blocking(Reader::count_indexed)?, 1);
+    Ok(())
 }
 
 async fn append(buffer: &Buffer, operation: Operation) -> Result<Operation, BufferError> {
@@ -542,40 +590,6 @@ async fn a_letter_that_the_archive_cannot_take_stays() -> Outcome {
     assert_eq!((counted.dead, counted.archived), (1, 0));
     std::fs::remove_file(archive_directory(buffer.path()))?;
     assert_eq!(buffer.retain().await?.archived, 1);
-    Ok(())
-}
-
-#[tokio::test]
-async fn embedded_mode_keeps_one_folded_item_a_resource_and_a_delete_is_final() -> Outcome {
-    use crate::domain::{Outcome, Rejection};
-    let directory = tempfile::tempdir()?;
-    let buffer = Buffer::open(&config(directory.path(), 100))?;
-    let id = TaskId::generate();
-    let made = buffer.fold(create("ann", id, "bread")).await?;
-    assert!(made.created && made.outcome == Outcome::Applied);
-    let changed = buffer.fold(retitle("ann", id, "rye")).await?;
-    assert!(!changed.created);
-    assert_eq!(
-        changed.state.as_ref().and_then(title_of).as_deref(),
-        Some("rye")
-    );
-    let foreign = buffer.fold(retitle("bob", id, "mine")).await?;
-    assert_eq!(foreign.outcome, Outcome::Rejected(Rejection::NotOwner));
-    let missing = buffer
-        .fold(retitle("ann", TaskId::generate(), "nothing"))
-        .await?;
-    assert_eq!(missing.outcome, Outcome::Rejected(Rejection::NotFound));
-    assert_eq!(
-        buffer.fold(delete("ann", id)).await?.outcome,
-        Outcome::Applied
-    );
-    assert_eq!(
-        buffer.fold(delete("ann", id)).await?.outcome,
-        Outcome::Superseded
-    );
-    let back = buffer.fold(create("ann", id, "again")).await?;
-    assert_eq!(back.outcome, Outcome::Rejected(Rejection::Deleted));
-    assert_eq!(conserved(&buffer).await?.counters.pending, 1);
     Ok(())
 }
 

@@ -86,7 +86,7 @@ impl Verification {
             Piece::Damaged(_) => self.damaged += 1,
             Piece::Letter(_) => self.letters += 1,
             Piece::Aside(_) => self.set_aside += 1,
-            Piece::Finished(_) | Piece::Revocation(_) | Piece::Session(_) => {}
+            Piece::Finished(_) | Piece::Revocation(_) | Piece::Session(_) | Piece::Keyed(_) => {}
         }
     }
 

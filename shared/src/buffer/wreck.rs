@@ -19,10 +19,12 @@ use crate::domain::{OperationId, Revocation, Session};
 use super::carve::Carved;
 use super::error::BufferError;
 use super::file::guard_path;
+use super::keys::KeyedWrite;
 use super::overlay::Overlay;
 use super::schema::{
     CLOCK_KEY, COUNTERS_KEY, Counters, DATABASE_KEY, DEAD, DeadLetter, Decoded, EPOCHS, FINISHED,
-    FinishedBatch, Item, META, NODE_BASE_KEY, REVOCATIONS, SESSIONS, SET_ASIDE, decode, queues,
+    FinishedBatch, Item, KEYED, META, NODE_BASE_KEY, REVOCATIONS, SESSIONS, SET_ASIDE, decode,
+    queues,
 };
 use super::snap::whole_value;
 
@@ -49,6 +51,8 @@ pub(super) enum Piece {
     Revocation(Revocation),
     /// A session.
     Session(Session),
+    /// What was made under an idempotency key.
+    Keyed(KeyedWrite),
 }
 
 /// How a file could be read.
@@ -149,6 +153,9 @@ impl Wreck {
         })?;
         is_whole &= self.named(REVOCATIONS, take, Piece::Revocation)?;
         is_whole &= self.named(SESSIONS, take, Piece::Session)?;
+        is_whole &= self.walk(KEYED, 0, &mut seen, take, |bytes| {
+            whole_value(bytes).map(Piece::Keyed)
+        })?;
         if is_whole {
             return Ok(Reading::Whole);
         }

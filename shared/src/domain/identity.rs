@@ -57,6 +57,11 @@ uuid_id! {
     OperationId
 }
 
+impl IdempotencyKey {
+    /// Days for which a repeat under a key is recognised, at least.
+    pub const KEPT_DAYS: i32 = 90;
+}
+
 impl TaskId {
     /// When it was made, in milliseconds since 1970, as far as the id tells: of [`TaskId::generate`]'s, not of derived
     /// ones.
@@ -67,10 +72,17 @@ impl TaskId {
         })
     }
 
-    /// The id of the task that a user's `POST` under an idempotency key creates: the same on every node.
+    /// The id of the task that a user's `POST` under an idempotency key creates: the same on every node. It has a version
+    /// of its own (RFC 9562 §5.8), so that nobody else can take it first: see [`TaskId::is_derived`].
     pub fn derived(user: &UserId, key: &IdempotencyKey) -> Self {
         let name = format!("{}\0{}", user.as_str(), key.as_str());
-        TaskId(Uuid::new_v5(&DERIVED_TASK_NAMESPACE, name.as_bytes()))
+        let hash = Uuid::new_v5(&DERIVED_TASK_NAMESPACE, name.as_bytes());
+        TaskId(uuid::Builder::from_custom_bytes(hash.into_bytes()).into_uuid())
+    }
+
+    /// Whether it can be one that is derived from a key. Nothing else makes a task under such an id.
+    pub fn is_derived(self) -> bool {
+        self.0.get_version_num() == 8
     }
 }
 

@@ -108,7 +108,8 @@ impl Preferences {
     /// Most bytes of the compact form.
     pub const MAX_BYTES: usize = 8 * 1024;
 
-    /// Checks the size and that no text in it has U+0000, which PostgreSQL's `jsonb` can't hold.
+    /// Checks the size, that no text in it has U+0000, which PostgreSQL's `jsonb` can't hold, and that it reads back as what
+    /// it is: serde_json gives a meaning to a name of its own.
     ///
     /// # Errors
     /// A [`Violation`] naming the rule.
@@ -127,7 +128,13 @@ impl Preferences {
                 text.len()
             )));
         }
-        Ok(Preferences(text))
+        let preferences = Preferences(text);
+        if preferences.to_object() != *object {
+            return Err(Violation::new(
+                "must not contain a name that begins with $serde_json::private::",
+            ));
+        }
+        Ok(preferences)
     }
 
     /// From a store, which holds only what was checked; made canonical, since `jsonb` has an order of its own.

@@ -154,7 +154,7 @@ impl TaskQuery {
 }
 
 fn contains_text(task: &TaskState, text: &str) -> bool {
-    let wanted = text.to_lowercase();
+    let wanted = folded(text);
     let title = task.title.as_ref().map(|title| title.value.as_str());
     let description = task
         .description
@@ -163,5 +163,16 @@ fn contains_text(task: &TaskState, text: &str) -> bool {
     [title, description]
         .into_iter()
         .flatten()
-        .any(|text| text.to_lowercase().contains(&wanted))
+        .any(|text| folded(text).contains(&wanted))
 }
+
+/// Text in lower case, with one form of the letter that has two: which of them a capital sigma becomes hangs on what is
+/// around it, and a search for a part of a word can't know that.
+pub fn folded(text: &str) -> String {
+    text.to_lowercase().replace(FINAL_SIGMA, SIGMA)
+}
+
+/// The two forms of sigma.
+pub const FINAL_SIGMA: &str = "ς";
+/// See [`FINAL_SIGMA`].
+pub const SIGMA: &str = "σ";

@@ -121,9 +121,12 @@ macro_rules! record {
             /// Whether applying this change to `current` sets something, or already has (a replay): some field's
             /// stamp is at least the current one.
             pub fn advances(&self, current: &Self) -> bool {
-                self.field_stamps()
+                let mut set = self
+                    .field_stamps()
                     .zip(current.field_stamps())
-                    .any(|(mine, theirs)| mine.is_set() && mine >= theirs)
+                    .filter(|(mine, _)| mine.is_set())
+                    .peekable();
+                set.peek().is_none() || set.any(|(mine, theirs)| mine >= theirs)
             }
 
             /// Whether a newer write than this change has set one of the fields it sets.

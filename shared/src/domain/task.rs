@@ -261,6 +261,23 @@ impl TaskState {
             && self.tags.is_some()
     }
 
+    /// Bytes of its texts as far as they are known: the title, the description and the tags.
+    pub fn text_bytes(&self) -> usize {
+        let title = self.title.as_ref().map(|own| own.value.as_str().len());
+        let description = self
+            .description
+            .as_ref()
+            .map(|own| own.value.as_str().len());
+        let tags = self.tags.as_ref().map(|own| {
+            own.value
+                .as_slice()
+                .iter()
+                .map(|tag| tag.as_str().len())
+                .sum()
+        });
+        [title, description, tags].into_iter().flatten().sum()
+    }
+
     /// When the write that last set `done` was made, if the task is done.
     pub fn completed_at(&self) -> Option<Timestamp> {
         let status = self.status.as_ref()?;

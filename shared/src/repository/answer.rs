@@ -42,6 +42,21 @@ pub struct TaskPage {
     pub complete: bool,
 }
 
+impl TaskPage {
+    /// Ends the page with the item by which its titles, descriptions and tags reach so many bytes, if it has more.
+    pub fn cut(&mut self, bytes: usize) {
+        let mut total = 0;
+        let fitting = self.items.iter().position(|(_, found)| {
+            total += found.value.text_bytes();
+            total >= bytes
+        });
+        if let Some(last) = fitting.filter(|last| last + 1 < self.items.len()) {
+            self.items.truncate(last + 1);
+            self.has_more = true;
+        }
+    }
+}
+
 /// A write that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {

@@ -1,6 +1,7 @@
 //! The repository's parts and its life.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -68,7 +69,10 @@ pub(super) struct Inner {
     pub(super) cache: StateCache,
     pub(super) keys_in_use: Mutex<HashSet<(UserId, IdempotencyKey)>>,
     pub(super) revocations: Revocations,
-    pub(super) noted_sessions: Cache<SessionId, ()>,
+    /// Whether all that Redis has of revocations was taken over when they were last asked for.
+    pub(super) mirror_is_current: AtomicBool,
+    /// Sessions that were noted of late, and until when.
+    pub(super) noted_sessions: Cache<SessionId, Timestamp>,
     /// Sessions this process has let in, so that they can be revoked while Redis is away.
     pub(super) seen_sessions: Cache<SessionId, Session>,
     pub(super) session_policy: SessionPolicy,
@@ -114,6 +118,7 @@ impl Repository {
         });
         let repository = Repository(Arc::new(Inner {
             revocations: Revocations::default(),
+            mirror_is_current: AtomicBool::new(false),
             buffer,
             postgres,
             redis,

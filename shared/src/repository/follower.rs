@@ -23,7 +23,7 @@ impl Repository {
         let mut ticks = interval(FOLLOW_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Counters::default();
-        let (mut readings, mut some_died) = (0, false);
+        let (mut readings, mut some_died, mut has_missed) = (0, false, false);
         loop {
             ticks.tick().await;
             let Ok(now) = self.0.read(Reader::counters).await else {
@@ -34,13 +34,15 @@ impl Repository {
                 self.0.ended.send_modify(|changes| *changes += 1);
             }
             some_died |= now.dead != last.dead;
-            if now.revocation_changes != last.revocation_changes {
-                self.reload_revocations().await;
+            has_missed |= now.revocation_changes != last.revocation_changes;
+            if has_missed {
+                has_missed = !self.reload_revocations().await;
             }
             last = now;
             if readings % READINGS_PER_LOOK == 0 {
                 self.set_gauges().await;
                 self.sweep_index().await;
+                self.forget_old_revocations();
                 if some_died {
                     some_died = !self.forget_dead().await;
                 }

@@ -27,3 +27,4 @@ pub use answer::{
 pub use core::{ForeignBuffer, OpenError, Repository};
 pub use follower::{oldest_age, set_gauges};
 pub use outlook::Awaited;
+pub use sessions::LISTED_SESSIONS_MAX;

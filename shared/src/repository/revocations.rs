@@ -6,6 +6,7 @@
 //! it knows and Redis doesn't have, also what another process of it or syncd had given to Redis.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use super::core::{Lane, Repository};
 /// How often other nodes' revocations are asked for: half of the second within which they must hold here.
 const MIRROR_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Most revocations that are given back to Redis between two looks for news: one command of some 200 KB.
+const GIVEN_BACK_AT_ONCE: usize = 2000;
+
 /// The revocations in force on this node.
 #[derive(Debug, Default)]
 pub(super) struct Revocations(RwLock<HashMap<SessionId, Known>>);
@@ -28,9 +32,18 @@ pub(super) struct Revocations(RwLock<HashMap<SessionId, Known>>);
 /// What is known of a revocation.
 #[derive(Debug, Clone, Copy)]
 struct Known {
+    /// By whoever keeps it longest.
     keep_until: Timestamp,
-    /// Whether it was read there.
-    is_in_redis: bool,
+    /// Until when the file keeps it.
+    written_until: Option<Timestamp>,
+    /// Until when it was read to be kept in Redis.
+    in_redis_until: Option<Timestamp>,
+}
+
+impl Known {
+    fn is_in_redis(&self) -> bool {
+        self.in_redis_until >= Some(self.keep_until)
+    }
 }
 
 impl Revocations {
@@ -38,17 +51,28 @@ impl Revocations {
         self.read().contains_key(id) && !Bug::RevocationIgnored.is_on()
     }
 
-    /// Adds what this node has written down.
+    /// Adds what is in the file.
     pub(super) fn add(&self, revocations: impl IntoIterator<Item = Revocation>) {
-        self.learn(revocations, |_| {});
+        self.learn(revocations, |known| &mut known.written_until);
     }
 
-    /// Adds what was read in Redis.
-    fn add_from_redis(&self, revocations: impl IntoIterator<Item = Revocation>) {
-        self.learn(revocations, |known| known.is_in_redis = true);
+    /// Adds what was read in Redis; gives those of them that the file doesn't have, or not for as long.
+    fn add_from_redis(&self, mut revocations: Vec<Revocation>) -> Vec<Revocation> {
+        self.learn(revocations.clone(), |known| &mut known.in_redis_until);
+        let all = self.read();
+        revocations.retain(|revocation| {
+            let known = all.get(&revocation.session_id);
+            known.is_some_and(|known| known.written_until < Some(revocation.keep_until))
+        });
+        revocations
     }
 
-    fn learn(&self, revocations: impl IntoIterator<Item = Revocation>, note: fn(&mut Known)) {
+    /// `place` is where it was found.
+    fn learn(
+        &self,
+        revocations: impl IntoIterator<Item = Revocation>,
+        place: fn(&mut Known) -> &mut Option<Timestamp>,
+    ) {
         let mut all = self.write();
         for Revocation {
             session_id,
@@ -57,24 +81,27 @@ impl Revocations {
         {
             let known = all.entry(session_id).or_insert(Known {
                 keep_until,
-                is_in_redis: false,
+                written_until: None,
+                in_redis_until: None,
             });
             known.keep_until = known.keep_until.max(keep_until);
-            note(known);
+            let until = place(known);
+            *until = (*until).max(Some(keep_until));
         }
     }
 
     /// What Redis has is to be found out anew.
     fn redis_may_have_none(&self) {
         for known in self.write().values_mut() {
-            known.is_in_redis = false;
+            known.in_redis_until = None;
         }
     }
 
-    /// Those that weren't read in Redis.
-    fn missing_in_redis(&self) -> Vec<Revocation> {
+    /// Those that weren't read in Redis, but at most so many.
+    fn missing_in_redis(&self, limit: usize) -> Vec<Revocation> {
         let all = self.read();
-        let missing = all.iter().filter(|(_, known)| !known.is_in_redis);
+        let missing = all.iter().filter(|(_, known)| !known.is_in_redis());
+        let missing = missing.take(limit);
         let missing = missing.map(|(id, known)| Revocation {
             session_id: id.clone(),
             keep_until: known.keep_until,
@@ -82,7 +109,8 @@ impl Revocations {
         missing.collect()
     }
 
-    fn forget_before(&self, now: Timestamp) {
+    /// Forgets those that needn't be kept any more.
+    pub(super) fn forget_before(&self, now: Timestamp) {
         self.write().retain(|_, known| known.keep_until >= now);
     }
 
@@ -96,11 +124,25 @@ impl Revocations {
 }
 
 impl Repository {
-    /// Takes over the revocations in the file.
-    pub(super) async fn reload_revocations(&self) {
+    /// Takes over the revocations in the file. Whether that worked.
+    pub(super) async fn reload_revocations(&self) -> bool {
         match self.0.read(|reader| reader.list_revocations()).await {
-            Ok(revocations) => self.0.revocations.add(revocations),
-            Err(error) => tracing::warn!(%error, "can't read the revocations"),
+            Ok(revocations) => {
+                self.0.revocations.add(revocations);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't read the revocations; trying again");
+                false
+            }
+        }
+    }
+
+    /// Forgets revocations that have outlived every token. Where PostgreSQL's time is to be known but isn't yet, none has:
+    /// by a wrong clock all may have.
+    pub(super) fn forget_old_revocations(&self) {
+        if self.is_embedded() || self.0.buffer.clock().boot_distance_us().is_some() {
+            self.0.revocations.forget_before(self.now());
         }
     }
 
@@ -122,8 +164,11 @@ impl Repository {
         let mut cursor = RevocationCursor::default();
         loop {
             ticks.tick().await;
-            self.0.revocations.forget_before(self.now());
-            if lane.health.is_up() && self.take_over_news(&lane, &mut cursor).await {
+            let is_current = lane.health.is_up() && self.take_over_news(&lane, &mut cursor).await;
+            self.0
+                .mirror_is_current
+                .store(is_current, Ordering::Relaxed);
+            if is_current {
                 self.give_back_what_is_missing(&lane).await;
             }
         }
@@ -159,12 +204,15 @@ impl Repository {
 
     /// Whether they are written down.
     async fn take_over(&self, news: Vec<Revocation>) -> bool {
-        if news.is_empty() {
+        let unwritten = self.0.revocations.add_from_redis(news);
+        if unwritten.is_empty() {
             return true;
         }
-        self.0.revocations.add_from_redis(news.clone());
-        match self.0.buffer.remember_revocations(news).await {
-            Ok(()) => true,
+        match self.0.buffer.remember_revocations(unwritten.clone()).await {
+            Ok(()) => {
+                self.0.revocations.add(unwritten);
+                true
+            }
             Err(error) => {
                 tracing::warn!(%error, "can't write down other nodes' revocations; trying again");
                 false
@@ -172,9 +220,9 @@ impl Repository {
         }
     }
 
-    /// What was revoked here just now is given twice, which changes nothing.
+    /// So many at a time that news are read between. What was revoked here just now is given twice, which changes nothing.
     async fn give_back_what_is_missing(&self, lane: &Lane<Redis>) {
-        let missing = self.0.revocations.missing_in_redis();
+        let missing = self.0.revocations.missing_in_redis(GIVEN_BACK_AT_ONCE);
         if missing.is_empty() || Bug::LostRevocationsLeft.is_on() {
             return;
         }

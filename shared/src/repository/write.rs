@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::buffer::{AcceptedChange, BufferError, PendingView, Place, Slot};
+use crate::buffer::{AcceptedChange, BufferError, KeyedWrite, PendingView, Place, Slot};
 use crate::domain::{
     Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome,
     Rejection, State, UserId,
@@ -36,6 +36,19 @@ enum Attempt {
         operation: Box<Operation>,
         maybe_done: bool,
     },
+}
+
+impl Attempt {
+    /// The same of one that may have been done for some of its fields.
+    fn in_part(self) -> Self {
+        match self {
+            Attempt::Elsewhere { operation, .. } => Attempt::Elsewhere {
+                operation,
+                maybe_done: true,
+            },
+            ended => ended,
+        }
+    }
 }
 
 impl Repository {
@@ -77,6 +90,10 @@ impl Repository {
         }
         if self.is_embedded() {
             return self.write_embedded(operation).await;
+        }
+        if let Some(known) = self.made_embedded(&operation).await? {
+            let replayed = shown_first(known, None);
+            return Ok(self.shown_again(replayed, &operation, pending).await);
         }
         let lane = match (self.0.postgres_up(), &pending) {
             (Some(lane), None) => lane,
@@ -129,6 +146,27 @@ impl Repository {
         }
     }
 
+    /// What the operation's key stands for from the time when this node had no database.
+    async fn made_embedded(&self, operation: &Operation) -> Result<Option<KeyedWrite>, WriteError> {
+        let Some(own) = operation.idempotency.clone() else {
+            return Ok(None);
+        };
+        let user = operation.user_id.clone();
+        let found = self
+            .0
+            .read(move |reader| reader.find_keyed(&user, &own.key));
+        match (found.await, &operation.idempotency) {
+            (Ok(Some(known)), Some(own)) if known.idempotency.fingerprint != own.fingerprint => {
+                Err(WriteError::Rejected(Rejection::KeyReused))
+            }
+            (Ok(known), _) => Ok(known),
+            (Err(error), _) => {
+                tracing::warn!(%error, "can't read the buffer before a write");
+                Ok(None)
+            }
+        }
+    }
+
     /// What is pending of the operation's resource. A buffer that can't be read counts as empty: PostgreSQL alone
     /// still serves.
     async fn pending_of(&self, operation: &Operation) -> Option<PendingView> {
@@ -149,6 +187,9 @@ impl Repository {
     async fn write_embedded(&self, operation: Operation) -> Result<Written, WriteError> {
         let record = OperationRecord::pending(&operation);
         let folded = self.0.buffer.fold(operation).await.map_err(refusal)?;
+        if let Some(known) = folded.replayed {
+            return Ok(shown_first(known, folded.state));
+        }
         match folded.outcome {
             Outcome::Rejected(rejection) => Err(WriteError::Rejected(rejection)),
             outcome => Ok(Written {
@@ -180,7 +221,11 @@ impl Repository {
             };
             let applied = match applied {
                 Ok(applied) => applied,
-                Err(failure) => return after_failure(&lane.health, failure, operation),
+                Err(failure) => {
+                    let failed = after_failure(&lane.health, failure, operation);
+                    // The round before has set the fields in which it was the newest.
+                    return if round > 0 { failed.in_part() } else { failed };
+                }
             };
             if let Some(state) = &applied.state {
                 self.note_stored(&operation.user_id, operation.resource(), state);
@@ -196,7 +241,7 @@ impl Repository {
         }
         Attempt::Elsewhere {
             operation: Box::new(operation),
-            maybe_done: false,
+            maybe_done: true,
         }
     }
 
@@ -325,18 +370,14 @@ fn after_failure(
         // One bad item or a bad deployment: telling them apart, and trying again, is the drain's.
         FailureClass::Item => {
             tracing::error!(operation_id = %operation.id, %error, "postgres will not take a valid write; it goes to the buffer");
-            Attempt::Elsewhere {
-                operation,
-                maybe_done: false,
-            }
         }
         class => {
             tracing::debug!(operation_id = %operation.id, %error, ?class, "direct write goes to the buffer");
-            Attempt::Elsewhere {
-                operation,
-                maybe_done: error.outcome_unknown(),
-            }
         }
+    }
+    Attempt::Elsewhere {
+        operation,
+        maybe_done: error.outcome_unknown(),
     }
 }
 
@@ -352,6 +393,17 @@ fn written_direct(operation: &Operation, outcome: &Outcome, applied: Applied) ->
         created: applied.created || (replayed && operation.kind == Kind::Create),
         operation: applied.replayed.unwrap_or(record),
         replayed,
+    }
+}
+
+/// The answer to a repeat of a write that was made without a database.
+fn shown_first(known: KeyedWrite, state: Option<State>) -> Written {
+    Written {
+        path: WritePath::Direct,
+        state: shown(state),
+        created: known.record.kind == Kind::Create,
+        operation: known.record,
+        replayed: true,
     }
 }
 

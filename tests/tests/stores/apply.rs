@@ -11,7 +11,7 @@ use crate::operations::{
     buffered, change, claims, conditional, create, delete, edit_profile, keyed, renamed, retitle,
     set_status, stamp, time, whole,
 };
-use crate::support::{Fixture, apply_one, outcomes, row, some_user};
+use crate::support::{Fixture, apply_one, hasty, outcomes, row, some_user};
 
 fn task(state: Option<State>) -> TaskState {
     match state {
@@ -305,6 +305,25 @@ async fn a_replay_gets_the_recorded_outcome_whatever_happened_since() -> Result<
 }
 
 #[tokio::test]
+async fn a_repeat_too_waits_for_a_synchronous_standby() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let user = some_user();
+    let key = IdempotencyKey::parse("k").expect("valid");
+    let first = keyed(create(&user, TaskId::derived(&user, &key), 1), "k", 1);
+    apply_one(&fixture.store, &first).await?;
+    let hasty = fixture.store_with(hasty());
+    assert!(apply_one(&hasty, &first).await?.replayed.is_some());
+    // Nothing is ever confirmed by this one.
+    fixture
+        .server
+        .configure("synchronous_standby_names", "nobody")
+        .await?;
+    let late = hasty.apply(std::slice::from_ref(&first)).await;
+    assert!(late.expect_err("not confirmed").outcome_unknown());
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_idempotency_key_stands_for_one_request() -> Result<()> {
     let fixture = Fixture::start().await?;
     let (user, other) = (some_user(), some_user());
@@ -491,6 +510,7 @@ async fn records_are_listed_newest_first_and_removed_oldest_first() -> Result<()
         apply_one(&fixture.store, &operation).await?;
     }
     let refused = conditional(create(&user, TaskId::generate(), 6), Precondition::Exists);
+    let refused = buffered(refused);
     apply_one(&fixture.store, &refused).await?;
     let list = async |state, before, limit| -> Result<Vec<_>> {
         let records = fixture

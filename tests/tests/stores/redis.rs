@@ -143,6 +143,21 @@ async fn a_session_is_recorded_until_its_token_expires() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_session_ends_with_the_last_of_its_tokens() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let user = some_user();
+    for (expires_in_s, last_s) in [(3600, 3600), (7200, 7200), (60, 7200)] {
+        let seen = session(&user, "one", expires_in_s);
+        fixture.store.record_session(&seen).await?;
+        let found = fixture.store.find_session(&seen.id).await?;
+        let ends = found.expect("in force").expires_at;
+        let away_s = (ends.as_millis() - in_seconds(last_s).as_millis()).abs() / 1000;
+        assert!(away_s < 60, "after {expires_in_s} it is {away_s} s off");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_users_sessions_are_bounded() -> Result<()> {
     let fixture = Fixture::start().await?;
     let user = some_user();

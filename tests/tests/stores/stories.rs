@@ -142,7 +142,9 @@ impl Model {
         let is_final = match &outcome {
             Outcome::Applied | Outcome::Repeated(_) => true,
             Outcome::Superseded => operation.buffered,
-            Outcome::Rejected(rejection) => *rejection != Rejection::NotFound,
+            Outcome::Rejected(Rejection::NotFound) => false,
+            Outcome::Rejected(Rejection::PreconditionFailed) => operation.buffered,
+            Outcome::Rejected(_) => true,
         };
         if operation.leaves_record() && is_final {
             self.recorded.insert((user.clone(), operation.id), outcome);

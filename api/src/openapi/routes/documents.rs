@@ -59,7 +59,7 @@ pub fn docs_asset() -> Description {
     let asset = parameter::one_of("asset", ASSETS, "The file's name.");
     Description {
         parameters: with_condition(asset),
-        problems: vec![Kind::BadHeader, Kind::NotFound],
+        problems: vec![Kind::BadHeader, Kind::NotFound, Kind::PreconditionFailed],
         ..document(
             "docsAsset",
             "What /docs is made of",
@@ -96,7 +96,7 @@ pub fn problem() -> Description {
     );
     Description {
         parameters: with_condition(name),
-        problems: vec![Kind::BadHeader, Kind::NotFound],
+        problems: vec![Kind::BadHeader, Kind::NotFound, Kind::PreconditionFailed],
         ..page(
             "problem",
             "What a problem means",
@@ -129,16 +129,16 @@ fn document(
         tag: Tag::Documentation,
         summary,
         text,
-        parameters: vec![parameter::if_none_match()],
+        parameters: parameter::of_conditional_read(),
         body: None,
         answers: vec![
             whole.always(&[Answered::ETag]),
             not_modified().always(&[Answered::ETag]),
         ],
-        problems: vec![Kind::BadHeader],
+        problems: vec![Kind::BadHeader, Kind::PreconditionFailed],
     }
 }
 
 fn with_condition(own: Parameter) -> Vec<Parameter> {
-    vec![own, parameter::if_none_match()]
+    [vec![own], parameter::of_conditional_read()].concat()
 }

@@ -135,7 +135,8 @@ pub fn replace() -> Description {
                as it is.",
         parameters: [
             vec![parameter::task_id(
-                "The task's id. Choose a fresh UUID for a new task.",
+                "The task's id. Choose a fresh UUID for a new task, of any version but 8: under these, which are those of \
+                 tasks made with an `Idempotency-Key`, nothing is made here (404).",
             )],
             parameter::of_conditional_write(),
         ]
@@ -151,8 +152,7 @@ pub fn replace() -> Description {
                 Entity::Task,
                 OperationKind::Create,
                 shown(SyncState::Pending),
-            )
-            .sometimes(&[Answered::Location]),
+            ),
         ],
         problems: [&BODY_PROBLEMS[..], &conditional_problems(), &[Kind::Gone]].concat(),
     }

@@ -237,6 +237,7 @@ async fn settle_run<T>(
     let mut resources = Resources::lock(connection, run, lookup).await?;
     let mut records = Vec::with_capacity(run.len());
     let mut answers = Vec::with_capacity(run.len());
+    let mut held: Option<Recorded> = None;
     for operation in run {
         let (outcome, replayed) = match recollection.recall(operation)? {
             Recalled::Done(..) if judges_first(operation) => (resources.settle(operation), None),
@@ -253,7 +254,11 @@ async fn settle_run<T>(
             outcome,
             replayed,
         };
+        held = held.or_else(|| settled.replayed.clone());
         answers.push(answer(settled, &resources));
+    }
+    if let Some(recorded) = held {
+        ledger::hold(connection, &recorded).await?;
     }
     resources.write(connection).await?;
     records.sort_unstable_by_key(|record: &LedgerColumns<'_>| (record.user_id, record.id));
@@ -284,13 +289,16 @@ fn judges_first(operation: &Operation) -> bool {
 }
 
 /// Whether an outcome is worth a record. What isn't there may still come from another node, and is tried again; a
-/// direct write that met a faster clock is stamped anew, and applied again under the same id.
+/// direct write that met a faster clock is stamped anew, and applied again under the same id; and one whose condition
+/// failed was told so and did nothing, so its key is free for the same with another condition.
 fn is_final(operation: &Operation, outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Applied => true,
         Outcome::Superseded => operation.buffered,
         Outcome::Repeated(_) => false,
-        Outcome::Rejected(rejection) => *rejection != Rejection::NotFound,
+        Outcome::Rejected(Rejection::NotFound) => false,
+        Outcome::Rejected(Rejection::PreconditionFailed) => operation.buffered,
+        Outcome::Rejected(_) => true,
     }
 }
 

@@ -44,6 +44,9 @@ const POOLER_REFUSALS: &[(&str, &str)] = &[
     ),
 ];
 
+/// What a server says that takes no writes: it has done nothing.
+const READ_ONLY: &str = "25006";
+
 /// Codes or their beginnings (PostgreSQL's documentation, appendix A), the first that fits counts; with the class
 /// and our words for it.
 ///
@@ -61,7 +64,7 @@ const MEANINGS: &[(&str, FailureClass, &str)] = &[
         "postgres ended a session that this process had left alone",
     ),
     (
-        "25006",
+        READ_ONLY,
         Unavailable,
         "postgres takes no writes: it is a standby, or set to read-only",
     ),
@@ -108,7 +111,7 @@ pub(super) enum Phase {
 /// Translates a driver's error.
 pub(super) fn classify(error: sqlx::Error, phase: Phase) -> StoreError {
     match error {
-        sqlx::Error::Database(refusal) => refused(refusal),
+        sqlx::Error::Database(refusal) => refused(refusal, phase),
         sqlx::Error::Configuration(_) => {
             StoreError::new(Systemic, "the settings for postgres don't fit").caused_by(error)
         }
@@ -118,9 +121,14 @@ pub(super) fn classify(error: sqlx::Error, phase: Phase) -> StoreError {
         sqlx::Error::Io(ref cause) if phase == Phase::Connecting && tls::is_to_blame(cause) => {
             StoreError::new(Systemic, tls::explain(cause)).caused_by(error)
         }
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => {
+        // What is read may be what a write has left, which is done then.
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
             StoreError::new(Item, "the database holds what this program can't read")
+                .with_answer_lost()
                 .caused_by(error)
+        }
+        sqlx::Error::Encode(_) => {
+            StoreError::new(Item, "the database can't hold this").caused_by(error)
         }
         _ if phase == Phase::Connecting => {
             StoreError::new(Unavailable, "postgres can't be reached").caused_by(error)
@@ -165,7 +173,7 @@ pub(super) fn is_refused_by_pooler(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code == PROTOCOL_VIOLATION)
 }
 
-fn refused(refusal: Box<dyn DatabaseError>) -> StoreError {
+fn refused(refusal: Box<dyn DatabaseError>, phase: Phase) -> StoreError {
     let code = refusal.code().unwrap_or_default().into_owned();
     let (class, summary) = match pooler_refusal(&code, refusal.message()) {
         Some(meaning) => meaning,
@@ -173,11 +181,19 @@ fn refused(refusal: Box<dyn DatabaseError>) -> StoreError {
     };
     let error = StoreError::new(class, format!("{summary} ({code})")).with_refusal(Some(&code));
     let error = error.caused_by(refusal);
-    if code == CHANGED_UNDER_STATEMENT {
+    if phase == Phase::Asking && ends_session(class, &code) {
+        error.with_answer_lost()
+    } else if code == CHANGED_UNDER_STATEMENT {
         error.with_connection_spoiled()
     } else {
         error
     }
+}
+
+/// Whether who says so ends the session, whatever it was at: a server that stops, or a pooler whose server is gone, may
+/// have committed before, and says the same then.
+fn ends_session(class: FailureClass, code: &str) -> bool {
+    class == Unavailable && code != READ_ONLY
 }
 
 fn pooler_refusal(code: &str, message: &str) -> Option<(FailureClass, &'static str)> {
@@ -244,6 +260,12 @@ mod tests {
 
     #[test]
     fn only_a_lost_answer_leaves_the_outcome_unknown() {
+        for code in ["08P01", "08006", "57P01", "57P02", "53100", "58030"] {
+            assert!(ends_session(meaning(code).0, code), "{code}");
+        }
+        for code in ["25006", "55P03", "40001", "57014", "23505", "42P01"] {
+            assert!(!ends_session(meaning(code).0, code), "{code}");
+        }
         assert!(classify(sqlx::Error::Protocol("x".into()), Phase::Asking).outcome_unknown());
         assert!(!classify(sqlx::Error::Protocol("x".into()), Phase::Connecting).outcome_unknown());
     }

@@ -14,7 +14,7 @@ use crate::domain::{
 };
 
 /// Days a record is kept at least: as long as a client may repeat a request under its key.
-pub const RECORD_DAYS: i32 = 90;
+pub const RECORD_DAYS: i32 = IdempotencyKey::KEPT_DAYS;
 
 /// What is recorded of an operation.
 #[derive(Debug, Clone)]
@@ -93,6 +93,22 @@ pub(super) async fn find(
     .fetch_all(connection)
     .await?;
     rows.into_iter().map(LedgerRow::into_recorded).collect()
+}
+
+/// Locks a record, which writes to PostgreSQL's log. A transaction that only finds what another has done writes nothing,
+/// and its commit waits for no synchronous standby; with this it does, and so for all that it has seen.
+pub(super) async fn hold(
+    connection: &mut Connection<'_>,
+    recorded: &Recorded,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "SELECT FROM applied_operations WHERE user_id = $1 AND id = $2 FOR KEY SHARE",
+        recorded.operation.user_id.as_str(),
+        recorded.operation.id.as_uuid(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// A user's records, newest id first, beginning after `before`.

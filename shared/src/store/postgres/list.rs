@@ -8,6 +8,7 @@ use sqlx::{Postgres, QueryBuilder};
 use super::connection::Connection;
 use super::task::TaskRow;
 use super::values::stored_time;
+use crate::domain::query::{FINAL_SIGMA, SIGMA, folded};
 use crate::domain::{Cursor, SortField, TaskId, TaskQuery, TaskState, Timestamp, UserId};
 
 /// Finds up to `query.limit` of the user's tasks, in order, no tombstones, and none of `without`.
@@ -63,17 +64,19 @@ fn push_conditions(sql: &mut QueryBuilder<Postgres>, query: &TaskQuery) {
         sql.push(" AND due_at >= ").push_bind(stored_time(bound));
     }
     if let Some(text) = &query.text {
-        push_text(sql, &text.to_lowercase());
+        push_text(sql, text);
     }
 }
 
-/// Lower case is ICU's: that of the database may know no letters but ASCII's.
-fn push_text(sql: &mut QueryBuilder<Postgres>, lower: &str) {
-    sql.push(" AND (strpos(lower(title COLLATE \"und-x-icu\"), ")
-        .push_bind(lower.to_owned());
-    sql.push(") > 0 OR strpos(lower(description COLLATE \"und-x-icu\"), ")
-        .push_bind(lower.to_owned());
-    sql.push(") > 0)");
+/// Lower case is ICU's: that of the database may know no letters but ASCII's. Then as [`folded`] does.
+fn push_text(sql: &mut QueryBuilder<Postgres>, text: &str) {
+    for (before, column) in [(" AND (", "title"), (" OR ", "description")] {
+        sql.push(format_args!(
+            "{before}strpos(translate(lower({column} COLLATE \"und-x-icu\"), '{FINAL_SIGMA}', '{SIGMA}'), "
+        ));
+        sql.push_bind(folded(text)).push(") > 0");
+    }
+    sql.push(")");
 }
 
 /// Rows after the cursor. Tasks without a due time come last in either direction, so they are after every task that

@@ -116,7 +116,6 @@ impl Redis {
             .arg("created_at")
             .arg(session.created_at.as_micros());
         commands.on(&key, "HSET").arg(fields);
-        commands.on(&key, "PEXPIREAT").arg(expiry_ms);
         commands
             .on(&set, "ZADD")
             .arg("GT")
@@ -130,9 +129,12 @@ impl Redis {
             .on(&set, "ZREMRANGEBYRANK")
             .arg(0)
             .arg(-MAX_SESSIONS - 1);
-        // A set without an expiry counts as never expiring, which is greater than any: so first NX, then GT.
-        commands.on(&set, "PEXPIREAT").arg(expiry_ms).arg("NX");
-        commands.on(&set, "PEXPIREAT").arg(expiry_ms).arg("GT");
+        // Both end with the last token. What has no expiry counts as never expiring, which is later than any: so first NX,
+        // then GT.
+        for key in [&key, &set] {
+            commands.on(key, "PEXPIREAT").arg(expiry_ms).arg("NX");
+            commands.on(key, "PEXPIREAT").arg(expiry_ms).arg("GT");
+        }
         self.send(commands).await
     }
 
@@ -176,11 +178,12 @@ impl Redis {
         let mut commands = Commands::default();
         for id in ids {
             commands.on(&session_key(id), "HGETALL");
+            commands.on(&session_key(id), "PEXPIRETIME");
             commands.on(&revocation_key(id), "EXISTS");
         }
         let answers: Vec<Value> = self.ask(commands).await?;
         ids.iter()
-            .zip(answers.chunks(2))
+            .zip(answers.chunks(3))
             .map(|(id, answer)| read_session(id, answer))
             .collect()
     }
@@ -369,12 +372,14 @@ fn read_revocation(member: &str) -> Option<Revocation> {
 
 /// From the hash and whether there is a revocation. A hash with fields missing is one that is just going.
 fn read_session(id: &SessionId, answer: &[Value]) -> Result<Option<Session>, StoreError> {
-    let [hash, revoked] = answer else {
+    let [hash, expiry, revoked] = answer else {
         return Ok(None);
     };
     let fields: HashMap<String, String> =
         FromRedisValue::from_redis_value(hash.clone()).map_err(unreadable)?;
     let revoked: bool = FromRedisValue::from_redis_value(revoked.clone()).map_err(unreadable)?;
+    let expiry: i64 = FromRedisValue::from_redis_value(expiry.clone()).map_err(unreadable)?;
+    let last_expiry = Timestamp::from_micros(expiry.saturating_mul(1000));
     let time = |field: &str| Some(Timestamp::from_micros(fields.get(field)?.parse().ok()?));
     let session = || {
         Some(Session {
@@ -382,7 +387,8 @@ fn read_session(id: &SessionId, answer: &[Value]) -> Result<Option<Session>, Sto
             user_id: UserId::parse(fields.get("user_id")?).ok()?,
             created_at: time("created_at")?,
             last_seen_at: time("last_seen_at")?,
-            expires_at: time("expires_at")?,
+            // That of the token seen last, which another one may outlive.
+            expires_at: time("expires_at")?.max(last_expiry),
             user_agent: fields.get("user_agent").cloned(),
         })
     };

@@ -1,0 +1,93 @@
+//! What was made under idempotency keys in embedded mode, where no database has a ledger. A folded item knows the last one
+//! only, and a client may repeat any of them.
+
+use redb::ReadableTable;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Idempotency, IdempotencyKey, OperationRecord, TaskId, Timestamp, UserId};
+
+use super::error::BufferError;
+use super::schema::{KEYED, encode};
+use super::snap::whole_value;
+use super::writer::Transaction;
+
+/// Writes that are looked at whenever one is added, whether they have expired. They lie in no order, so twice as many are
+/// looked at as come, and those that have expired stay few without a walk through all.
+const LOOKED_AT: usize = 2;
+
+/// A write that was made under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyedWrite {
+    /// The key, and what it stands for.
+    pub idempotency: Idempotency,
+    /// What became of the write.
+    pub record: OperationRecord,
+}
+
+/// Where a user's key is found.
+pub(super) fn place(user: &UserId, key: &IdempotencyKey) -> u128 {
+    TaskId::derived(user, key).as_uuid().as_u128()
+}
+
+impl KeyedWrite {
+    /// Whether it is what this user's key stands for.
+    pub(super) fn is_of(&self, user: &UserId, key: &IdempotencyKey) -> bool {
+        self.record.user_id == *user && self.idempotency.key == *key
+    }
+
+    fn is_expired(&self, now: Timestamp) -> bool {
+        let kept_us = i64::from(IdempotencyKey::KEPT_DAYS) * 24 * 3_600 * 1_000_000;
+        now.as_micros()
+            .saturating_sub(self.record.accepted_at.as_micros())
+            > kept_us
+    }
+}
+
+/// What a user has made under a key.
+pub(super) fn find(
+    transaction: &mut Transaction<'_>,
+    user: &UserId,
+    key: &IdempotencyKey,
+) -> Result<Option<KeyedWrite>, BufferError> {
+    let table = transaction
+        .txn
+        .open_table(KEYED)
+        .map_err(|error| transaction.storage(error))?;
+    let bytes = table
+        .get(place(user, key))
+        .map_err(|error| transaction.storage(error))?;
+    let known = bytes.and_then(|bytes| whole_value::<KeyedWrite>(bytes.value()));
+    Ok(known.filter(|known| known.is_of(user, key)))
+}
+
+/// Remembers a write, and forgets such as nobody may repeat any more among those beside it. Again: changes nothing.
+pub(super) fn remember(
+    transaction: &mut Transaction<'_>,
+    write: &KeyedWrite,
+) -> Result<(), BufferError> {
+    let mut table = transaction
+        .txn
+        .open_table(KEYED)
+        .map_err(|error| transaction.storage(error))?;
+    let place = place(&write.record.user_id, &write.idempotency.key);
+    table
+        .insert(place, encode(write).as_slice())
+        .map_err(|error| transaction.storage(error))?;
+    let beside = table
+        .range(place.saturating_add(1)..)
+        .map_err(|error| transaction.storage(error))?;
+    let mut expired = Vec::new();
+    for entry in beside.take(LOOKED_AT) {
+        let (other, bytes) = entry.map_err(|error| transaction.storage(error))?;
+        let known: Option<KeyedWrite> = whole_value(bytes.value());
+        if known.is_some_and(|known| known.is_expired(write.record.accepted_at)) {
+            expired.push(other.value());
+        }
+    }
+    for other in expired {
+        table
+            .remove(other)
+            .map_err(|error| transaction.storage(error))?;
+    }
+    Ok(())
+}
