@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_shared::domain::Rejection;
-use holdfast_shared::domain::{Cursor, Precondition, TaskId, TaskQuery, TaskState};
+use holdfast_shared::domain::{Cursor, TaskId, TaskQuery, TaskState};
 use holdfast_shared::repository::{Found, TaskPage, WriteError};
 use http::StatusCode;
 use warp::reply::Response;
@@ -82,11 +82,7 @@ pub async fn replace(
     body: BodyStream,
 ) -> Result<Response, Problem> {
     let id = head.task_id()?;
-    let mut terms = head.conditional_terms(&caller)?;
-    let may_create = !id.is_derived();
-    if !may_create && matches!(terms.precondition, None | Some(Precondition::Absent)) {
-        terms.precondition = Some(Precondition::Exists);
-    }
+    let terms = head.conditional_terms(&caller)?;
     let body = head.read_body(&app, &caller, BodyForm::Json, body).await?;
     let task = request::new_task(&body)?;
     // What this node can't know now is judged where the write is applied.
@@ -98,9 +94,10 @@ pub async fn replace(
     let handling = terms.handling;
     let written = usecase::task::replace(&app.repository, terms, id, task, known.as_ref()).await;
     match written {
-        Err(WriteError::Rejected(Rejection::PreconditionFailed)) if !may_create => {
-            Err(reserved_id(&head)?)
-        }
+        Err(WriteError::Rejected(Rejection::NotFound)) => Err(Problem::new(
+            Kind::NotFound,
+            "no task of yours has this id, and ids of version 8 are given by an Idempotency-Key only: choose another",
+        )),
         written => answer_write(written, handling, Resource::Task(id), Verb::Replace),
     }
 }
@@ -155,21 +152,6 @@ pub async fn delete(
         }
         written => answer_write(written, handling, Resource::Task(id), Verb::Delete),
     }
-}
-
-/// What is said of a condition that failed under an id that a PUT makes nothing under. It is the client's own condition,
-/// unless it has set none.
-///
-/// # Errors
-/// 400 when the condition is malformed.
-fn reserved_id(head: &Head) -> Result<Problem, Problem> {
-    Ok(match condition::of_write(&head.headers)? {
-        Some(Precondition::Match(_) | Precondition::Exists) => condition::failed(),
-        Some(Precondition::Absent) | None => Problem::new(
-            Kind::NotFound,
-            "no task of yours has this id, and ids of version 8 are given by an Idempotency-Key only: choose another",
-        ),
-    })
 }
 
 /// A task that is there.

@@ -37,7 +37,8 @@ pub async fn create(
 }
 
 /// Replaces a task, or creates it where there is none; `known` is what a read has just said of it. What is known to
-/// be deleted stays so.
+/// be deleted stays so. Under an id that is derived from a key only its `POST` makes a task: there, and only there, what
+/// isn't there is refused.
 ///
 /// # Errors
 /// As [`Repository::write`].
@@ -52,16 +53,11 @@ pub async fn replace(
     if known.is_some_and(|task| task.deleted.is_some()) {
         return Err(WriteError::Rejected(Rejection::Deleted));
     }
+    if id.is_derived() {
+        return patch(repository, terms, id, task.into_change()).await;
+    }
     if known.is_some_and(TaskState::is_complete) {
-        let change = task.clone().into_change();
-        match write(
-            repository,
-            terms.clone(),
-            Kind::Update,
-            Body::Task { id, change },
-        )
-        .await
-        {
+        match patch(repository, terms.clone(), id, task.clone().into_change()).await {
             // This node's memory was of a task that the store doesn't have: then it is made.
             Err(WriteError::Rejected(Rejection::NotFound)) => {}
             other => return other,

@@ -2,7 +2,9 @@
 
 use super::order::Writes;
 use super::{Breach, Verdict};
-use crate::history::{Api, Ask, Exchange, History, Micros, Resource, Span, Trouble, Verb, Wanted};
+use crate::history::{
+    Api, Ask, Exchange, History, Micros, Resource, Span, Thing, Trouble, Verb, Wanted,
+};
 
 /// The longest that an answer may take: the store's deadline (750 ms) and the
 /// buffer's (5 s, for a disk that others keep busy), and as much again as a
@@ -81,11 +83,20 @@ fn is_borne_out(exchange: &Exchange, wanted: &Wanted, status: u16, writes: &Writ
     match status {
         404 => {
             let made = writes.is_made(resource, exchange.api.node, exchange.invoked);
-            matches!(wanted.verb, Verb::Patch(_) | Verb::Delete) && (deleted || !made)
+            wants_it_there(wanted) && (deleted || !made)
         }
         409 => is_twin_running(exchange, wanted, writes),
         // The id of a task made under a key is used again by a repeat.
         410 => deleted && (wanted.verb == Verb::Put || wanted.keyed && wanted.verb == Verb::Create),
+        _ => false,
+    }
+}
+
+/// Whether it makes nothing that isn't there. Under the id of a task that a key makes, nothing else does.
+fn wants_it_there(wanted: &Wanted) -> bool {
+    match (wanted.verb, wanted.thing) {
+        (Verb::Patch(_) | Verb::Delete, _) => true,
+        (Verb::Put, Some(Thing::Task(id))) => id.get_version_num() == 8,
         _ => false,
     }
 }
