@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_shared::buffer::Reader;
 
 use crate::backlog;
-use crate::live::{self, Phase, Verb, load, load_until};
+use crate::live::{self, Phase, Requests, Verb, load, load_until};
 use crate::plan::{CatchUp, Plan};
 use crate::report::{Line, Report};
 use crate::stage::{Served, Stage};
@@ -58,10 +58,14 @@ pub async fn measure(
         measure_round(stage, (items, phase), &mut measured).await?;
         eprintln!("catch-up of {items}: round {} of {rounds}", round + 1);
     }
-    for verb in [Verb::Post, Verb::Get] {
+    for (requests, target) in [
+        (Requests::All, Some(TARGET)),
+        (Requests::Of(Verb::Post), None),
+        (Requests::Of(Verb::Get), None),
+    ] {
         let phases = (measured.alone.as_slice(), measured.beside.as_slice());
-        let what = ("a catch-up", Some(TARGET));
-        live::report(phases, (verb, 0.99), what, random, report);
+        let what = ("a catch-up", target);
+        live::report(phases, (requests, 0.99), what, random, report);
     }
     report.add(Line::new(
         "drained beside live requests",

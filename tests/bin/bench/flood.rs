@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use crate::keep_alive::{KeepAlive, request};
-use crate::live::{self, Phase, Verb, load};
+use crate::live::{self, Phase, Requests, Verb, load};
 use crate::plan::{Flood, Plan};
 use crate::report::{Line, Report};
 use crate::sample::Sample;
@@ -112,8 +112,20 @@ pub async fn measure(
         let phases = (measured.alone.as_slice(), measured.beside.as_slice());
         for verb in [Verb::Post, Verb::Get] {
             let what = bad.what();
-            live::report(phases, (verb, 0.5), (what, None), random, report);
-            live::report(phases, (verb, 0.99), (what, Some(TARGET)), random, report);
+            live::report(
+                phases,
+                (Requests::Of(verb), 0.5),
+                (what, None),
+                random,
+                report,
+            );
+            live::report(
+                phases,
+                (Requests::Of(verb), 0.99),
+                (what, Some(TARGET)),
+                random,
+                report,
+            );
         }
         let rate = median(&measured.refused_per_second).unwrap_or_default();
         report.add(Line::new(&format!("refused: {}", bad.what()), rate, "/s"));

@@ -52,11 +52,30 @@ pub struct Phase {
     gets: Vec<u32>,
 }
 
+/// Which live requests are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requests {
+    /// All of them.
+    All,
+    /// Those of this verb.
+    Of(Verb),
+}
+
+impl Requests {
+    fn name(self) -> &'static str {
+        match self {
+            Requests::All => "all requests'",
+            Requests::Of(verb) => verb.name(),
+        }
+    }
+}
+
 impl Phase {
-    fn of(&self, verb: Verb) -> &[u32] {
-        match verb {
-            Verb::Post => &self.posts,
-            Verb::Get => &self.gets,
+    fn times(&self, requests: Requests) -> Vec<u32> {
+        match requests {
+            Requests::All => [self.posts.as_slice(), &self.gets].concat(),
+            Requests::Of(Verb::Post) => self.posts.clone(),
+            Requests::Of(Verb::Get) => self.gets.clone(),
         }
     }
 
@@ -181,11 +200,11 @@ impl Client {
     }
 }
 
-/// Reports one percentile (0 to 1) of a verb's answers, in phases without something and beside it; `target` is the least
+/// Reports one percentile (0 to 1) of the answers to these requests, in phases without something and beside it; `target` is the least
 /// ratio of the first to the second that is good enough.
 pub fn report(
     (alone, beside): (&[Phase], &[Phase]),
-    (verb, share): (Verb, f64),
+    (requests, share): (Requests, f64),
     (what, target): (&str, Option<f64>),
     random: &mut Random,
     report: &mut Report,
@@ -193,19 +212,18 @@ pub fn report(
     let percentiles = |phases: &[Phase]| -> Vec<f64> {
         let latencies = phases
             .iter()
-            .filter_map(|phase| Latency::at(phase.of(verb), share));
+            .filter_map(|phase| Latency::at(&phase.times(requests), share));
         latencies.collect()
     };
     let all = |phases: &[Phase]| -> Option<Latency> {
         let times: Vec<u32> = phases
             .iter()
-            .flat_map(|phase| phase.of(verb))
-            .copied()
+            .flat_map(|phase| phase.times(requests))
             .collect();
         Latency::of(&times)
     };
     let (before, meanwhile) = (percentiles(alone), percentiles(beside));
-    let name = format!("{} p{:.0}", verb.name(), share * 100.0);
+    let name = format!("{} p{:.0}", requests.name(), share * 100.0);
     report.add(Line {
         latency: all(alone),
         ..Line::new(
