@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_tests::{Node, Postgres, Program, Redis, tokens};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -139,13 +140,17 @@ fn fits_line(expected: &str, printed: &str) -> bool {
 /// The one shell that all commands are typed into.
 struct Shell {
     _child: Child,
+    /// Where the commands leave their files.
+    _home: TempDir,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Shell {
     fn start(variables: &[(&str, String)]) -> Result<Self> {
+        let home = tempfile::tempdir().context("can't make a directory")?;
         let mut child = Command::new("bash")
+            .current_dir(home.path())
             .args(["--noprofile", "--norc"])
             .envs(variables.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::piped())
@@ -157,6 +162,7 @@ impl Shell {
         let output = child.stdout.take().context("no way out")?;
         Ok(Self {
             _child: child,
+            _home: home,
             input,
             output: BufReader::new(output).lines(),
         })
