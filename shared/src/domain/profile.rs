@@ -108,8 +108,8 @@ impl Preferences {
     /// Most bytes of the compact form.
     pub const MAX_BYTES: usize = 8 * 1024;
 
-    /// Checks the size, that no text in it has U+0000, which PostgreSQL's `jsonb` can't hold, and that it reads back as what
-    /// it is: serde_json gives a meaning to a name of its own.
+    /// Checks the size, that no text in it has U+0000, which PostgreSQL's `jsonb` can't hold, and that no name is one that
+    /// serde_json gives a meaning of its own when it is read back.
     ///
     /// # Errors
     /// A [`Violation`] naming the rule.
@@ -128,13 +128,12 @@ impl Preferences {
                 text.len()
             )));
         }
-        let preferences = Preferences(text);
-        if preferences.to_object() != *object {
+        if text.contains(PRIVATE_NAMES) && has_private_name(object) {
             return Err(Violation::new(
                 "must not contain a name that begins with $serde_json::private::",
             ));
         }
-        Ok(preferences)
+        Ok(Preferences(text))
     }
 
     /// From a store, which holds only what was checked; made canonical, since `jsonb` has an order of its own.
@@ -152,6 +151,22 @@ impl Default for Preferences {
     fn default() -> Self {
         Preferences("{}".to_owned())
     }
+}
+
+/// What the names begin with that serde_json reads as something else than names.
+const PRIVATE_NAMES: &str = "$serde_json::private::";
+
+fn has_private_name(object: &Map<String, Value>) -> bool {
+    fn within(value: &Value) -> bool {
+        match value {
+            Value::Array(items) => items.iter().any(within),
+            Value::Object(members) => has_private_name(members),
+            _ => false,
+        }
+    }
+    object
+        .iter()
+        .any(|(name, value)| name.starts_with(PRIVATE_NAMES) || within(value))
 }
 
 fn has_nul(value: &Value) -> bool {
@@ -241,6 +256,23 @@ impl ProfileState {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn preferences_are_any_object_without_names_that_are_read_as_something_else() {
+        let parse = |value: Value| Preferences::parse(value.as_object().expect("an object"));
+        for fine in [
+            json!({"a": 9.728_717_369_441_677e-188, "b": [1.797_693_134_862_315_7e308]}),
+            json!({"a": "$serde_json::private::RawValue", "b": {"serde_json": 1}}),
+        ] {
+            assert!(parse(fine.clone()).is_ok(), "{fine}");
+        }
+        for bad in [
+            json!({"$serde_json::private::Number": "1"}),
+            json!({"a": [{"b": {"$serde_json::private::RawValue": "1"}}]}),
+        ] {
+            assert!(parse(bad.clone()).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn each_profile_rule_is_kept() {
