@@ -43,8 +43,7 @@ pub async fn revoke(
 ) -> Result<Response, Problem> {
     let id = SessionId::parse(&head.parameter).map_err(|_| Problem::not_found())?;
     if id == caller.session {
-        let expires_at = last_token(&app, &caller).await;
-        return end(&app, &caller, id, expires_at).await;
+        return end_own(&app, &caller).await;
     }
     let found = app
         .repository
@@ -65,19 +64,16 @@ pub async fn log_out(
     _head: Head,
     _body: BodyStream,
 ) -> Result<Response, Problem> {
-    let id = caller.session.clone();
-    let expires_at = last_token(&app, &caller).await;
-    end(&app, &caller, id, expires_at).await
+    end_own(&app, &caller).await
 }
 
-/// When the last token of the caller's session ends, as far as that can be known now.
-async fn last_token(app: &App, caller: &Caller) -> Timestamp {
-    let found = app
-        .repository
-        .find_session(&caller.user, &caller.session)
-        .await;
+/// Ends the caller's session. It ends with the last of its tokens, if that can be known now: a log out doesn't fail for it.
+async fn end_own(app: &App, caller: &Caller) -> Result<Response, Problem> {
+    let id = caller.session.clone();
+    let found = app.repository.find_session(&caller.user, &id).await;
     let stored = found.ok().flatten().map(|session| session.expires_at);
-    stored.map_or(caller.expires_at, |stored| stored.max(caller.expires_at))
+    let expires_at = stored.map_or(caller.expires_at, |stored| stored.max(caller.expires_at));
+    end(app, caller, id, expires_at).await
 }
 
 async fn end(

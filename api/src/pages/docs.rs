@@ -4,6 +4,7 @@
 //! Its own page is not used: it loads its parts relative to a path that ends in a slash, and brings a bar that asks for
 //! the address of any description.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -57,14 +58,14 @@ fn asset(name: &'static str) -> Document {
     }
 }
 
-/// A file of Swagger UI's, which its crate compressed when it was built.
+/// A file of Swagger UI's.
 fn of_swagger_ui(name: &'static str, media_type: &'static str) -> Document {
     let config: Arc<Config<'static>> = Arc::new(Config::from(OPENAPI));
     let served = utoipa_swagger_ui::serve(name, config);
     let file = served.ok().flatten().expect("Swagger UI has this file");
-    if file.gzpipped {
-        Document::gzipped(media_type, &file.bytes)
-    } else {
-        Document::new(media_type, file.bytes.into_owned().into())
-    }
+    let bytes = match file.bytes {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    Document::new(media_type, bytes)
 }

@@ -1,9 +1,6 @@
 //! One document that stays the same while the process runs.
 
-use std::io::Read;
-
 use bytes::Bytes;
-use flate2::read::GzDecoder;
 use holdfast_shared::domain::ETag;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -41,14 +38,6 @@ impl Document {
             etag: tag_of(&body),
             body,
         }
-    }
-
-    /// The same of what was compressed when the process was built. Answers are compressed for whoever takes that, as all are.
-    pub fn gzipped(media_type: &'static str, body: &[u8]) -> Self {
-        let mut unpacked = Vec::new();
-        let whole = GzDecoder::new(body).read_to_end(&mut unpacked);
-        whole.expect("the build compressed it");
-        Document::new(media_type, unpacked.into())
     }
 
     /// The document with sources of its own: what `default-src 'none'` doesn't let it do.

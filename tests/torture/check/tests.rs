@@ -653,6 +653,28 @@ fn client_errors_have_to_be_borne_out() {
 }
 
 #[test]
+fn only_under_the_id_that_a_key_makes_a_put_may_find_nothing() {
+    let ids = [Uuid::now_v7(), Uuid::from_u128(8 << 76)];
+    for (id, is_right) in ids.into_iter().zip([false, true]) {
+        let mut tale = Tale::new();
+        tale.task = Thing::Task(id);
+        tale.write(
+            FAR,
+            1,
+            Verb::Create,
+            Told::Buffered([1; FIELDS], 5 * SECOND),
+        )
+        .write(HERE, 2, Verb::Put, Told::Status(404))
+        .row([1; FIELDS]);
+        if is_right {
+            tale.is_clean();
+        } else {
+            tale.breaks(Breach::Unjustified);
+        }
+    }
+}
+
+#[test]
 fn a_server_s_error_is_never_right() {
     let mut tale = Tale::new();
     tale.create(HERE, 1).row([1; 4]).trouble(Trouble::Frozen(0));
