@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_tests::{Node, Postgres, Program, tokens};
+use holdfast_tests::{Node, Postgres, Program, eventually, tokens};
 use serde_json::{Value, json};
 
 const USAGE: i32 = 64;
@@ -63,6 +63,25 @@ async fn migrating_twice_is_migrating_once() -> Result<()> {
     assert_eq!(tasks_in(&site.postgres).await?, 0);
     site.node.syncd(&["migrate"]).await?.expect_code(0);
     assert_eq!(tasks_in(&site.postgres).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_daemon_makes_the_tables_of_an_empty_database_and_says_so_once() -> Result<()> {
+    let postgres = Postgres::start().await?;
+    let url = postgres.create_database("holdfast").await?;
+    let node = Node::new()?.with("DATABASE_URL", &url);
+    let syncd = node.start_syncd().await?;
+    eventually(SETTLE, "the lane to begin", async || {
+        let log = syncd.log();
+        let begun = log.contains("buffer belongs to this database");
+        begun.then_some(()).ok_or(log)
+    })
+    .await?;
+    assert_eq!(tasks_in(&postgres).await?, 0);
+    let log = syncd.log();
+    assert_eq!(log.matches("database migrated").count(), 1, "{log}");
+    assert!(!log.contains("sqlx::postgres::notice"), "{log}");
     Ok(())
 }
 

@@ -87,8 +87,10 @@ async fn measure_round(
     backlog::fill(&path, items).await?;
     let reader = tokio::task::spawn_blocking(move || backlog::open_to_read(&path)).await??;
 
+    // A look at the buffer costs the clients something: all phases are watched alike.
+    let is_drained = || pending(&reader).is_ok_and(|left| left == 0);
     load(&clients, WARM_UP).await?;
-    let mut alone = load(&clients, length).await?;
+    let mut alone = load_until(&clients, length, is_drained).await?;
     let began = Instant::now();
     let syncd = served.node.start_syncd().await?;
     let mut beside = Phase::default();
@@ -98,18 +100,14 @@ async fn measure_round(
             "the drain doesn't end:\n{}",
             syncd.log()
         );
-        beside.add(
-            load_until(&clients, length, || {
-                pending(&reader).is_ok_and(|left| left == 0)
-            })
-            .await?,
-        );
+        beside.add(load_until(&clients, length, is_drained).await?);
     }
     let took = began.elapsed();
     drop(syncd);
     load(&clients, WARM_UP).await?;
     // As long without as with: what else goes on on the machine has the same time to disturb either.
-    alone.add(load(&clients, took.saturating_sub(length)).await?);
+    let rest = took.saturating_sub(length);
+    alone.add(load_until(&clients, rest, || !is_drained()).await?);
     measured.alone.push(alone);
     measured.beside.push(beside);
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 items")]

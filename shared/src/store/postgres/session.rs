@@ -143,8 +143,9 @@ impl Sessions {
                  to PostgreSQL's own address for syncd migrate",
             ));
         }
+        // Notices tell of what is there already, which is as it should be.
         let settings = "SET statement_timeout = 0; SET lock_timeout = '60s'; SET enable_seqscan = on; \
-            SET enable_hashjoin = on; SET enable_mergejoin = on";
+            SET enable_hashjoin = on; SET enable_mergejoin = on; SET client_min_messages = warning";
         connection.execute(sqlx::raw_sql(settings)).await?;
         Ok(connection)
     }
