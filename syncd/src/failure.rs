@@ -69,9 +69,9 @@ impl From<BufferError> for Failure {
             BufferError::Busy | BufferError::Full { .. } | BufferError::Draining { .. } => {
                 Failure::try_later(error)
             }
-            BufferError::NetworkFileSystem { .. } | BufferError::Foreign { .. } => {
-                Failure::config(error)
-            }
+            BufferError::NetworkFileSystem { .. }
+            | BufferError::Foreign { .. }
+            | BufferError::OtherDatabase { .. } => Failure::config(error),
             _ => Failure::io(error),
         }
     }

@@ -9,7 +9,6 @@ use holdfast_shared::store::postgres::{MigrationReport, NEEDS_MIGRATION, Postgre
 use holdfast_shared::store::{FailureClass, StoreError};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
-use uuid::Uuid;
 
 use crate::drain::{Standing, Trouble};
 
@@ -83,8 +82,6 @@ pub struct PostgresGate {
     tried_at: Option<Instant>,
     /// Why the last attempt to migrate came to nothing.
     failure: Option<Trouble>,
-    /// The database the buffer is known to belong to, and in which opening of its file.
-    bound: Option<(Uuid, u64)>,
 }
 
 impl PostgresGate {
@@ -103,7 +100,6 @@ impl PostgresGate {
             migrated: false,
             tried_at: None,
             failure: None,
-            bound: None,
         }
     }
 
@@ -174,8 +170,7 @@ impl PostgresGate {
             .health
             .last_probe()
             .and_then(|probed| probed.database_id);
-        let wanted = database.map(|id| (id, self.buffer.generation()));
-        if wanted.is_none() || wanted == self.bound {
+        if database.is_none() {
             return Ok(());
         }
         match self.buffer.bind_database(database).await {
@@ -184,7 +179,6 @@ impl PostgresGate {
                 if binding == Binding::Bound {
                     tracing::info!("buffer belongs to this database from now on");
                 }
-                self.bound = wanted;
                 Ok(())
             }
             Err(error) => Err(Bar::Buffer(error)),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_shared::buffer::{Buffer, BufferError, Counters, Reader};
+use holdfast_shared::repository::set_gauges;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -100,7 +101,7 @@ impl Lookout {
                 .is_none_or(|at| at.elapsed() >= PICTURE_INTERVAL)
         {
             let snapshot = self.buffer.read(Reader::snapshot).await?;
-            metrics::show_buffer(
+            set_gauges(
                 &snapshot,
                 self.buffer.max_items(),
                 self.buffer.clock().now(),

@@ -1,8 +1,6 @@
 //! What syncd counts and shows to Prometheus, beyond what the buffer and the stores show themselves.
 
-use holdfast_shared::buffer::{SalvageReport, SettleReport, Snapshot};
-use holdfast_shared::domain::Timestamp;
-use holdfast_shared::repository::set_gauges;
+use holdfast_shared::buffer::{SalvageReport, SettleReport};
 use holdfast_shared::telemetry::metric;
 use metrics::{counter, gauge};
 
@@ -33,13 +31,6 @@ pub fn count_salvaged(report: &SalvageReport) {
     count_damaged(report.damaged);
 }
 
-/// Shows the buffer as it is.
-pub fn show_buffer(snapshot: &Snapshot, max_items: u64, now: Timestamp) {
-    set_gauges(snapshot, max_items, now);
-    gauge!(metric::BUFFER_ITEMS, "lane" => "all", "state" => "dead", "priority" => "all")
-        .set(float(snapshot.counters.dead));
-}
-
 /// Shows how far PostgreSQL's clock is ahead of this machine's.
 pub fn show_skew(skew_seconds: f64) {
     gauge!(metric::CLOCK_SKEW_SECONDS).set(skew_seconds);
@@ -61,12 +52,4 @@ pub fn show_lanes(report: &Report) {
 pub fn show_pace(per_second: f64, eta: Option<std::time::Duration>) {
     gauge!(metric::DRAIN_ITEMS_PER_SECOND).set(per_second);
     gauge!(metric::DRAIN_ETA_SECONDS).set(eta.map_or(f64::INFINITY, |eta| eta.as_secs_f64()));
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a gauge is a float; beyond 2^53 nobody counts"
-)]
-fn float(number: u64) -> f64 {
-    number as f64
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -70,6 +70,16 @@ pub async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _told = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
+/// Has SIGUSR1 do nothing to this process, which it would end otherwise: for a command that takes the daemon's lock,
+/// whose holder `syncd drain` wakes. It has nothing to be woken for.
+///
+/// # Errors
+/// When the handler can't be installed.
+pub fn ignore_wakes() -> io::Result<()> {
+    flag::register(SIGUSR1, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
+}
+
 /// Arms, at the first order to leave, the handler that ends the process at the next SIGINT. The order of registration
 /// matters: at the first SIGINT the exit has to look before the flag is set.
 fn end_at_second_interrupt() -> io::Result<()> {
@@ -78,4 +88,17 @@ fn end_at_second_interrupt() -> io::Result<()> {
     flag::register(SIGINT, Arc::clone(&leaving))?;
     flag::register(SIGTERM, leaving)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+
+    use super::*;
+
+    #[test]
+    fn a_wake_does_nothing_to_a_command_that_ignores_them() {
+        ignore_wakes().expect("installed");
+        raise(Signal::SIGUSR1).expect("sent");
+    }
 }

@@ -48,32 +48,32 @@ pub struct StoreState {
     pub error: Option<String>,
 }
 
-/// The buffer.
+/// The buffer. What is in it is `None`, null, while it can't be read: nobody knows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BufferState {
     /// `ok`, `full` or `unavailable`.
     pub state: &'static str,
     /// Items waiting.
-    pub pending: u64,
+    pub pending: Option<u64>,
     /// Dead letters.
-    pub dead: u64,
+    pub dead: Option<u64>,
     /// Age of the oldest item waiting.
-    pub oldest_age_seconds: u64,
+    pub oldest_age_seconds: Option<u64>,
     /// Size of the file.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
     /// Most items that may wait.
     pub max_items: u64,
     /// Items set aside as damaged.
-    pub damaged_items: u64,
+    pub damaged_items: Option<u64>,
     /// Damaged files beside the buffer, salvaged or not.
-    pub damaged_files: u64,
+    pub damaged_files: Option<u64>,
 }
 
 /// Whether a daemon runs.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Running {
-    /// It does.
-    pub running: bool,
+    /// It does; null when this user may not know.
+    pub running: Option<bool>,
 }
 
 /// The lanes.
@@ -88,10 +88,10 @@ pub struct Lanes {
 /// One lane.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LaneState {
-    /// Items waiting.
-    pub pending: u64,
+    /// Items waiting; null while the buffer can't be read.
+    pub pending: Option<u64>,
     /// The same by priority.
-    pub by_priority: ByPriority,
+    pub by_priority: Option<ByPriority>,
     /// How fast they get fewer.
     pub items_per_second: f64,
     /// How long the rest will take; null when there is no telling.
@@ -140,8 +140,8 @@ pub struct Sources<'s> {
     pub buffer: Result<&'s Snapshot, String>,
     /// Most items that may wait.
     pub max_items: u64,
-    /// Whether a daemon holds the buffer's lock.
-    pub running: bool,
+    /// Whether a daemon holds the buffer's lock; `None` when that can't be told.
+    pub running: Option<bool>,
     /// How fast each lane drains.
     pub per_second: [f64; 2],
     /// How long each lane will take.
@@ -155,7 +155,11 @@ impl Status {
     pub fn new(sources: &Sources<'_>) -> Self {
         let buffer = buffer_state(sources);
         Status {
-            status: mode(&sources.postgres, &sources.redis, buffer.pending),
+            status: mode(
+                &sources.postgres,
+                &sources.redis,
+                buffer.pending.unwrap_or_default(),
+            ),
             stores: Stores {
                 postgres: sources.postgres.clone(),
                 redis: sources.redis.clone(),
@@ -215,6 +219,26 @@ impl StoreState {
     }
 }
 
+impl LaneState {
+    /// Items waiting of each priority, the most urgent first, and of all.
+    pub fn numbers(&self) -> [Option<u64>; 6] {
+        let by = self.by_priority;
+        [
+            by.map(|by| by.one),
+            by.map(|by| by.two),
+            by.map(|by| by.three),
+            by.map(|by| by.four),
+            by.map(|by| by.five),
+            self.pending,
+        ]
+    }
+}
+
+/// A figure for people.
+pub fn or_unknown(number: Option<u64>) -> String {
+    number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
+}
+
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -236,13 +260,13 @@ fn buffer_state(sources: &Sources<'_>) -> BufferState {
     let Ok(snapshot) = sources.buffer.as_ref() else {
         return BufferState {
             state: "unavailable",
-            pending: 0,
-            dead: 0,
-            oldest_age_seconds: 0,
-            bytes: 0,
+            pending: None,
+            dead: None,
+            oldest_age_seconds: None,
+            bytes: None,
             max_items,
-            damaged_items: 0,
-            damaged_files: 0,
+            damaged_items: None,
+            damaged_files: None,
         };
     };
     let pending = snapshot.counters.pending;
@@ -256,25 +280,22 @@ fn buffer_state(sources: &Sources<'_>) -> BufferState {
         } else {
             "ok"
         },
-        pending,
-        dead: snapshot.counters.dead,
-        oldest_age_seconds: oldest_age.as_secs(),
-        bytes: snapshot.size_bytes,
+        pending: Some(pending),
+        dead: Some(snapshot.counters.dead),
+        oldest_age_seconds: Some(oldest_age.as_secs()),
+        bytes: Some(snapshot.size_bytes),
         max_items,
-        damaged_items: snapshot.set_aside,
-        damaged_files: snapshot.damaged_files,
+        damaged_items: Some(snapshot.set_aside),
+        damaged_files: Some(snapshot.damaged_files),
     }
 }
 
 fn lane_state(sources: &Sources<'_>, lane: Lane) -> LaneState {
-    let waiting = sources
-        .buffer
-        .as_ref()
-        .map(|snapshot| snapshot.waiting[lane as usize])
-        .unwrap_or_default();
+    let snapshot = sources.buffer.as_ref().ok();
+    let waiting = snapshot.map(|snapshot| snapshot.waiting[lane as usize]);
     LaneState {
-        pending: waiting.iter().sum(),
-        by_priority: ByPriority::from(waiting),
+        pending: waiting.map(|waiting| waiting.iter().sum()),
+        by_priority: waiting.map(ByPriority::from),
         items_per_second: (sources.per_second[lane as usize] * 10.0).round() / 10.0,
         eta_seconds: sources.eta[lane as usize]
             .map(|eta| (eta.as_secs_f64() * 10.0).round() / 10.0),
@@ -311,7 +332,7 @@ mod tests {
             redis: StoreState::disabled(),
             buffer: snapshot,
             max_items: 10,
-            running: true,
+            running: Some(true),
             per_second: [2.0, 0.0],
             eta: [Some(Duration::from_millis(2_500)), None],
             now: Timestamp::from_micros(61_000_000),
@@ -343,6 +364,17 @@ mod tests {
             status(up(), Err("gone".to_owned())).buffer.state,
             "unavailable"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_null_and_no_figure() -> serde_json::Result<()> {
+        let json = serde_json::to_value(status(up(), Err("gone".to_owned())))?;
+        assert!(json["buffer"]["pending"].is_null());
+        assert!(json["buffer"]["bytes"].is_null());
+        assert!(json["lanes"]["postgres"]["pending"].is_null());
+        assert!(json["lanes"]["postgres"]["by_priority"].is_null());
+        assert_eq!(json["buffer"]["max_items"], 10);
+        Ok(())
     }
 
     #[test]

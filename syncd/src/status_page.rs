@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::board::{Board, Report};
 use crate::signals::told_to_stop;
-use crate::status::{LaneState, Sources, Status, StoreState};
+use crate::status::{LaneState, Sources, Status, StoreState, or_unknown};
 
 /// Most connections at once: a few probes, a scraper, some people.
 const MOST_CONNECTIONS: usize = 64;
@@ -68,7 +68,7 @@ impl Source {
             redis: store_state(self.redis.as_ref()),
             buffer,
             max_items: self.max_items,
-            running: true,
+            running: Some(true),
             per_second: [report.lanes[0].per_second, report.lanes[1].per_second],
             eta: [report.lanes[0].eta, report.lanes[1].eta],
             now: Timestamp::from(chrono::Utc::now()),
@@ -289,9 +289,11 @@ fn push_store(html: &mut String, name: &str, store: &StoreState) {
 
 fn push_lane(html: &mut String, name: &str, lane: &LaneState) {
     push(html, format_args!("<tr><td>{name}</td>"));
-    let by = lane.by_priority;
-    for number in [by.one, by.two, by.three, by.four, by.five, lane.pending] {
-        push(html, format_args!("<td class=\"number\">{number}</td>"));
+    for number in lane.numbers() {
+        push(
+            html,
+            format_args!("<td class=\"number\">{}</td>", or_unknown(number)),
+        );
     }
     let eta = lane
         .eta_seconds
@@ -312,11 +314,21 @@ fn push_buffer(html: &mut String, status: &Status) {
         ("state", buffer.state.to_owned()),
         (
             "items waiting",
-            format!("{} of at most {}", buffer.pending, buffer.max_items),
+            format!(
+                "{} of at most {}",
+                or_unknown(buffer.pending),
+                buffer.max_items
+            ),
         ),
-        ("oldest", format!("{} s", buffer.oldest_age_seconds)),
-        ("size", format!("{} bytes", buffer.bytes)),
-        ("dead letters", format!("{} (syncd dead list)", buffer.dead)),
+        (
+            "oldest",
+            format!("{} s", or_unknown(buffer.oldest_age_seconds)),
+        ),
+        ("size", format!("{} bytes", or_unknown(buffer.bytes))),
+        (
+            "dead letters",
+            format!("{} (syncd dead list)", or_unknown(buffer.dead)),
+        ),
     ];
     for (name, value) in rows {
         push(

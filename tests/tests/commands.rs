@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
+const IO_ERROR: i32 = 74;
 const TRY_LATER: i32 = 75;
 const CONFIGURATION: i32 = 78;
 const SETTLE: Duration = Duration::from_secs(20);
@@ -151,6 +152,22 @@ async fn items_are_listed_and_shown() -> Result<()> {
     assert!(shown.expect_code(0).stdout.contains(id), "{}", shown.stdout);
     let none = site.node.syncd(&["dead", "list", "--json"]).await?;
     assert_eq!(none.expect_code(0).json()?, json!([]));
+
+    for (limit, is_cut_off) in [("2", true), ("3", false)] {
+        let limited = ["items", "list", "--json", "--limit", limit];
+        let limited = site.node.syncd(&limited).await?;
+        let shown = limited.expect_code(0).json()?;
+        assert_eq!(
+            shown.as_array().map(|items| items.len().to_string()),
+            Some(limit.to_owned())
+        );
+        assert_eq!(
+            limited.stderr.contains("there are more"),
+            is_cut_off,
+            "{}",
+            limited.stderr
+        );
+    }
     Ok(())
 }
 
@@ -192,6 +209,88 @@ async fn drain_works_beside_the_daemon() -> Result<()> {
         .await?
         .expect_code(0);
     assert_eq!(tasks_in(&site.postgres).await?, 25);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_drain_does_not_end_the_first() -> Result<()> {
+    let mut site = start_site().await?;
+    let _api = buffer_tasks(&mut site, 3).await?;
+    let waiting = ["drain", "--wait", "--timeout", "10"];
+    let mut first = site.node.launch_syncd(&waiting)?;
+    eventually(SETTLE, "the first to hold the lock", async || {
+        let status = status(&site.node).await;
+        let status = status.map_err(|error| format!("{error:#}"))?;
+        let is_held = status["syncd"]["running"] == true;
+        is_held.then_some(()).ok_or(status.to_string())
+    })
+    .await?;
+    let second = site.node.syncd(&["drain"]).await?;
+    second.expect_code(TRY_LATER);
+    let ended = first.wait_exit(SETTLE).await?;
+    assert_eq!(ended.code(), Some(TRY_LATER), "{ended}: {}", first.log());
+    Ok(())
+}
+
+async fn expect_no_store(node: &Node, arguments: &[&str], code: i32) -> Result<()> {
+    let ended = node.syncd(arguments).await?;
+    ended.expect_code(code);
+    let message = &ended.stderr;
+    assert!(message.contains("no store is configured"), "{message}");
+    assert!(ended.elapsed < SETTLE, "it took {:?}", ended.elapsed);
+    Ok(())
+}
+
+#[tokio::test]
+async fn draining_without_a_store_ends_at_once_and_says_why() -> Result<()> {
+    let node = Node::new()?;
+    let api = node.start_api().await?;
+    let client = api.client(&tokens::valid("somebody"));
+    let task = json!({"title": "stays here"});
+    client.create_task(&task).await?.expect(201);
+    expect_no_store(&node, &["drain"], TRY_LATER).await?;
+    expect_no_store(&node, &["drain", "--wait"], CONFIGURATION).await?;
+    let _syncd = node.start_syncd().await?;
+    expect_no_store(&node, &["drain", "--wait"], CONFIGURATION).await
+}
+
+#[tokio::test]
+async fn draining_where_there_is_no_buffer_file_is_no_success() -> Result<()> {
+    let node = Node::new()?;
+    let path = node.buffer_path();
+    let path = path.to_string_lossy();
+    let draining: [&[&str]; 2] = [&["drain"], &["drain", "--wait"]];
+    for arguments in draining {
+        let ended = node.syncd(arguments).await?;
+        ended.expect_code(IO_ERROR);
+        assert!(ended.stderr.contains(&*path), "{}", ended.stderr);
+        assert!(ended.stderr.contains("set BUFFER_PATH"), "{}", ended.stderr);
+    }
+    let status = node.syncd(&["status"]).await?;
+    let status = &status.expect_code(0).stdout;
+    assert!(status.contains(&*path), "{status}");
+    assert!(status.contains("(not there)"), "{status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn draining_salvages_what_was_set_aside_before() -> Result<()> {
+    let mut site = start_site().await?;
+    let mut api = buffer_tasks(&mut site, 3).await?;
+    api.kill9().await?;
+    let buffer = site.node.buffer_path();
+    let aside = format!("{}.set-aside-20260101T000000Z", buffer.display());
+    std::fs::rename(&buffer, &aside)?;
+    // Makes a new, empty file.
+    api.restart().await?;
+    api.kill9().await?;
+    site.postgres.start_again().await?;
+    let draining = ["drain", "--wait", "--timeout", "30"];
+    let drained = site.node.syncd(&draining).await?;
+    drained.expect_code(0);
+    assert!(drained.stderr.contains("salvaged"), "{}", drained.stderr);
+    assert!(!std::path::Path::new(&aside).exists());
+    assert_eq!(tasks_in(&site.postgres).await?, 3);
     Ok(())
 }
 

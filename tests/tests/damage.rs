@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 const DATABASE: &str = "holdfast";
 const SETTLE: Duration = Duration::from_secs(60);
+const UNAVAILABLE: i32 = 69;
 const IO_ERROR: i32 = 74;
 const CONFIGURATION: i32 = 78;
 /// Some hundred KiB of items: many pages of every kind.
@@ -139,6 +140,28 @@ impl Site {
             }
         })
         .await
+    }
+
+    /// Has the one damaged item shown, refused and discarded by the id that
+    /// the list gives it.
+    async fn look_at_damaged_item(&self) -> Result<()> {
+        let listed = self.node.syncd(&["dead", "list", "--json"]).await?;
+        let listed = listed.expect_code(0).json()?;
+        let id = listed[0]["id"].as_str().context("no damaged item")?;
+        let looks: [&[&str]; 2] = [&["dead", "show", id, "--json"], &["dead", "export", id]];
+        for arguments in looks {
+            let shown = self.node.syncd(arguments).await?;
+            let text = &shown.expect_code(0).stdout;
+            assert!(text.contains("cefore 17"), "{text}");
+        }
+        let refused = self.node.syncd(&["dead", "retry", id]).await?;
+        let text = &refused.expect_code(IO_ERROR).stderr;
+        assert!(text.contains("can't be retried"), "{text}");
+        let discarded = self.node.syncd(&["dead", "discard", id]).await?;
+        assert_eq!(discarded.expect_code(0).stdout.trim(), "discarded: 1");
+        let gone = self.node.syncd(&["dead", "show", id]).await?;
+        gone.expect_code(UNAVAILABLE);
+        Ok(())
     }
 
     async fn verify(&self) -> Result<(Option<i32>, Value)> {
@@ -316,7 +339,7 @@ async fn a_flipped_bit_in_an_item_sets_that_item_aside_and_no_other() -> Result<
         "{}",
         dead.stdout
     );
-    Ok(())
+    site.look_at_damaged_item().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,9 @@ const IO_ERROR: i32 = 74;
 const TRY_LATER: i32 = 75;
 const CONFIGURATION: i32 = 78;
 
+/// For what takes a few probes.
+const SETTLE: Duration = Duration::from_secs(20);
+
 const BOTH: [&str; 2] = ["holdfast-api", "syncd"];
 
 /// A node whose log holds only what somebody must know.
@@ -289,6 +292,85 @@ async fn a_buffer_with_items_refuses_to_become_embedded() -> Result<()> {
         assert_one_line(&finished, &["syncd adopt"]);
     }
     Ok(())
+}
+
+async fn tasks_in(postgres: &Postgres, database: &str) -> Result<i64> {
+    let mut connection = postgres.connect(database).await?;
+    let query = sqlx::query_scalar("SELECT count(*) FROM tasks");
+    Ok(query.fetch_one(&mut connection).await?)
+}
+
+#[tokio::test]
+async fn a_syncd_set_up_for_another_database_gets_nothing_of_the_api_s() -> Result<()> {
+    let mut postgres = Postgres::start().await?;
+    let node = Node::new()?.with("DATABASE_URL", &postgres.create_database("ours").await?);
+    node.syncd(&["migrate"]).await?.expect_code(0);
+    let api = node.start_api().await?;
+    let online = |health: &serde_json::Value| health["stores"]["postgres"]["state"] == "up";
+    api.wait_health(SETTLE, "PostgreSQL to be seen", online)
+        .await?;
+    let client = api.client(&tokens::valid("somebody"));
+    let first = json!({"title": "before"});
+    client.create_task(&first).await?.expect(201);
+
+    let mut astray = node.beside()?;
+    astray.set("DATABASE_URL", &postgres.create_database("theirs").await?);
+    astray.syncd(&["migrate"]).await?.expect_code(0);
+    let mut syncd = astray.start_syncd().await?;
+    eventually(SETTLE, "syncd to bind the empty buffer", async || {
+        let log = syncd.log();
+        let bound = log.contains("buffer belongs to this database from now on");
+        bound.then_some(()).ok_or(log)
+    })
+    .await?;
+    postgres.kill9().await?;
+    let mut accepted: Vec<String> = Vec::new();
+    for number in 0..20 {
+        let task = json!({"title": format!("astray {number}")});
+        let written = client.create_task(&task).await?;
+        written.expect_in(&[202, 503]);
+        if written.status() == 202 {
+            accepted.push(written.json()["id"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    postgres.start_again().await?;
+    api.wait_health(SETTLE, "PostgreSQL to be seen again", online)
+        .await?;
+    if !accepted.is_empty() {
+        let status = syncd.wait_exit(SETTLE).await?;
+        assert_eq!(status.code(), Some(CONFIGURATION), "{}", syncd.log());
+    }
+    for id in &accepted {
+        client.get(&format!("/tasks/{id}")).await?.expect(200);
+    }
+    assert_eq!(tasks_in(&postgres, "theirs").await?, 0);
+    assert_eq!(tasks_in(&postgres, "ours").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_embedded_api_ends_when_a_syncd_joins_its_buffer_to_a_database() -> Result<()> {
+    let postgres = Postgres::start().await?;
+    let node = Node::new()?;
+    let mut api = node.start_api().await?;
+    let client = api.client(&tokens::valid("somebody"));
+    let task = json!({"title": "embedded"});
+    client.create_task(&task).await?.expect(201);
+    let mut joined = node.beside()?;
+    joined.set("DATABASE_URL", &postgres.create_database("holdfast").await?);
+    let _syncd = joined.start_syncd().await?;
+    let status = api.wait_exit(SETTLE).await?;
+    assert_eq!(status.code(), Some(CONFIGURATION), "{}", api.log());
+    assert!(api.log().contains("set DATABASE_URL"), "{}", api.log());
+    eventually(
+        SETTLE,
+        "the task to be in PostgreSQL",
+        async || match tasks_in(&postgres, "holdfast").await {
+            Ok(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
+    .await
 }
 
 #[tokio::test]

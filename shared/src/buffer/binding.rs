@@ -1,5 +1,8 @@
 //! Which database the file belongs to: its items must never go into another one by mistake.
 
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
 use redb::{ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
@@ -19,6 +22,37 @@ pub enum Binding {
         /// How many.
         waiting: u64,
     },
+}
+
+/// The database that this process uses the file for. Another process may be set up for another database and find the
+/// file empty; what is accepted here must not go there, so whoever adds to the file or takes from it asks first.
+#[derive(Debug, Default)]
+pub(super) struct Claim(Mutex<Option<Option<Uuid>>>);
+
+impl Claim {
+    /// Sets it (`None`: no database is configured). Gives what it was before; `None` where nothing was known.
+    pub(super) fn set(&self, database: Option<Uuid>) -> Option<Option<Uuid>> {
+        let mut claim = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        claim.replace(database)
+    }
+
+    /// Whether this process has no database.
+    pub(super) fn is_for_none(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) == Some(None)
+    }
+
+    /// Refuses a file that belongs to another database by now. One that belongs to none is anybody's.
+    pub(super) fn check(&self, bound: Option<Uuid>, path: &Path) -> Result<(), BufferError> {
+        let claim = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match claim {
+            Some(claimed) if bound.is_some() && bound != claimed => {
+                Err(BufferError::OtherDatabase {
+                    path: path.to_owned(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Makes the file belong to this database if it belongs to none, or holds nothing for the one it belongs to.
@@ -66,6 +100,11 @@ pub(super) fn bound(transaction: &Transaction<'_>) -> Result<Option<Uuid>, Buffe
         .get(DATABASE_KEY)
         .map_err(|error| transaction.storage(error))?;
     Ok(stored.and_then(|bytes| Uuid::from_slice(bytes.value()).ok()))
+}
+
+/// Refuses to add to a file that belongs to another database than this process uses it for.
+pub(super) fn check(transaction: &Transaction<'_>, claim: &Claim) -> Result<(), BufferError> {
+    claim.check(bound(transaction)?, transaction.path())
 }
 
 fn waiting_for_postgres(transaction: &Transaction<'_>) -> Result<u64, BufferError> {

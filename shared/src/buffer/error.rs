@@ -88,6 +88,15 @@ pub enum BufferError {
         /// The file to be salvaged.
         path: PathBuf,
     },
+    /// The file belongs to another database by now than the one this process uses it for: another process is set up
+    /// for that one.
+    #[error(
+        "the buffer file {path} belongs to another database by now: the API and syncd need the same DATABASE_URL"
+    )]
+    OtherDatabase {
+        /// The file.
+        path: PathBuf,
+    },
     /// The buffer has been closed.
     #[error("the buffer is closed")]
     Closed,
@@ -98,7 +107,10 @@ impl BufferError {
     pub(super) fn is_refusal(&self) -> bool {
         matches!(
             self,
-            BufferError::Full { .. } | BufferError::Draining { .. } | BufferError::Outrun
+            BufferError::Full { .. }
+                | BufferError::Draining { .. }
+                | BufferError::Outrun
+                | BufferError::OtherDatabase { .. }
         )
     }
 

@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::unistd::geteuid;
 
 /// A path beside the buffer file: the same with this ending appended.
 pub(crate) fn beside(buffer: &Path, ending: &str) -> PathBuf {
@@ -19,14 +20,32 @@ pub(crate) fn beside(buffer: &Path, ending: &str) -> PathBuf {
 }
 
 /// Opens (or makes) a file of ours beside the buffer, readable by its owner only.
-fn open_lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+fn open_lock_file(buffer: &Path, ending: &str) -> io::Result<File> {
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(path)
+        .open(beside(buffer, ending))?;
+    hand_over(&file, buffer)?;
+    Ok(file)
+}
+
+/// Gives what root has made to the owner of the buffer it lies beside, or else of its directory: the service, which is
+/// not root, has to open it too.
+fn hand_over(file: &File, buffer: &Path) -> io::Result<()> {
+    let directory = buffer
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let owner = buffer
+        .metadata()
+        .or_else(|_| directory.unwrap_or(Path::new(".")).metadata())?;
+    let own = file.metadata()?;
+    if own.uid() == 0 && geteuid().is_root() && owner.uid() != 0 {
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 /// Makes the processes that write the file take turns.
@@ -45,9 +64,23 @@ impl Turnstile {
     /// Opens the two lock files.
     pub(super) fn open(buffer: &Path) -> io::Result<Self> {
         Ok(Turnstile {
-            wait: open_lock_file(&beside(buffer, ".wait"))?,
-            turn: open_lock_file(&beside(buffer, ".turn"))?,
+            wait: open_lock_file(buffer, ".wait")?,
+            turn: open_lock_file(buffer, ".turn")?,
         })
+    }
+
+    /// The same, if they are there; `None` where nobody has written yet.
+    pub(super) fn open_existing(buffer: &Path) -> io::Result<Option<Self>> {
+        let open = |ending| {
+            let path = beside(buffer, ending);
+            match OpenOptions::new().read(true).write(true).open(path) {
+                Ok(file) => Ok(Some(file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let (wait, turn) = (open(".wait")?, open(".turn")?);
+        Ok(wait.zip(turn).map(|(wait, turn)| Turnstile { wait, turn }))
     }
 
     /// Waits for this process' turn; it lasts until the answer is dropped. Blocks while another process is in its own,
@@ -98,9 +131,11 @@ pub struct DaemonLock {
 }
 
 impl DaemonLock {
+    const ENDING: &str = ".syncd.lock";
+
     /// The lock file of a buffer.
     pub fn path(buffer: &Path) -> PathBuf {
-        beside(buffer, ".syncd.lock")
+        beside(buffer, DaemonLock::ENDING)
     }
 
     /// Takes the lock; `None` when another process has it.
@@ -108,7 +143,7 @@ impl DaemonLock {
     /// # Errors
     /// When the file can't be made or locked; nothing is held then.
     pub fn try_acquire(buffer: &Path) -> io::Result<Option<Self>> {
-        let file = open_lock_file(&DaemonLock::path(buffer))?;
+        let file = open_lock_file(buffer, DaemonLock::ENDING)?;
         let whole = whole_file(libc::F_WRLCK);
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
             Ok(_) => DaemonLock::sign(file).map(Some),
@@ -122,7 +157,7 @@ impl DaemonLock {
     /// # Errors
     /// When the file can't be made or locked; nothing is held then.
     pub fn acquire(buffer: &Path) -> io::Result<Self> {
-        let file = open_lock_file(&DaemonLock::path(buffer))?;
+        let file = open_lock_file(buffer, DaemonLock::ENDING)?;
         let whole = whole_file(libc::F_WRLCK);
         loop {
             match fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole)) {

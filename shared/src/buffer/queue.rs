@@ -397,14 +397,20 @@ fn set_change(operation: &mut Operation, whole: Option<State>) {
     }
 }
 
-/// Puts a dead letter back into its queue, as new: behind what waits for its resource, with no retries used.
+/// Puts a dead letter back into its queue, as new: behind what waits for its resource, with no retries used. Tells
+/// whether it did: one whose operation waits already is left out.
 pub(super) fn revive(
     transaction: &mut Transaction<'_>,
     (index, clock): (&Mutex<PendingIndex>, &Clock),
     letter: DeadLetter,
-) -> Result<(), BufferError> {
+) -> Result<bool, BufferError> {
+    let (id, key) = (letter.item.operation.id, letter.item.operation.resource());
+    let waiting = present(transaction, index, &key)?;
+    if waiting.iter().any(|queued| queued.item.operation.id == id) {
+        return Ok(false);
+    }
     let item = Item::new(letter.item.operation, letter.item.base);
     append(transaction, (index, clock), (item, None), u64::MAX)?;
     transaction.counters.accepted -= 1;
-    Ok(())
+    Ok(true)
 }

@@ -17,6 +17,7 @@ use crate::domain::{
 
 use super::ballast::Ballast;
 use super::batch::{Batch, Skip};
+use super::binding::Claim;
 use super::epoch::KnownTime;
 use super::error::BufferError;
 use super::fate::{AcceptedChange, Fate};
@@ -113,13 +114,19 @@ enum Source {
 pub struct Reader {
     source: Source,
     index: Arc<Mutex<PendingIndex>>,
+    claim: Arc<Claim>,
 }
 
 impl Reader {
-    pub(super) fn shared(file: Arc<OpenFile>, index: Arc<Mutex<PendingIndex>>) -> Self {
+    pub(super) fn shared(
+        file: Arc<OpenFile>,
+        index: Arc<Mutex<PendingIndex>>,
+        claim: Arc<Claim>,
+    ) -> Self {
         Reader {
             source: Source::Shared(file),
             index,
+            claim,
         }
     }
 
@@ -148,6 +155,7 @@ impl Reader {
         let reader = Reader {
             source,
             index: Arc::default(),
+            claim: Arc::default(),
         };
         reader.check_schema()?;
         Ok(Some(reader))
@@ -269,6 +277,22 @@ impl Reader {
         self.read(|snap| snap.ask_index(|index| index.len()))
     }
 
+    /// The database the file belongs to; `None` while it belongs to none.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn database(&self) -> Result<Option<Uuid>, BufferError> {
+        self.read(|snap| snap.database())
+    }
+
+    /// Without a database, the file must not have one: what it held would be going there.
+    fn check_embedded(&self, snap: &Snap<'_>) -> Result<(), BufferError> {
+        if self.claim.is_for_none() {
+            self.claim.check(snap.database()?, self.path())?;
+        }
+        Ok(())
+    }
+
     /// The counters alone: the cheapest look at the file.
     ///
     /// # Errors
@@ -281,7 +305,7 @@ impl Reader {
     /// back the later ones of its resource; so do `skip`'s resources.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// When the file can't be read; [`BufferError::OtherDatabase`] when PostgreSQL's items are another database's.
     pub fn next_batch(
         &self,
         lane: Lane,
@@ -289,7 +313,12 @@ impl Reader {
         skip: &Skip,
         now: Timestamp,
     ) -> Result<Batch, BufferError> {
-        self.read(|snap| snap.next_batch(lane, limit, skip, now))
+        self.read(|snap| {
+            if lane == Lane::Postgres {
+                self.claim.check(snap.database()?, self.path())?;
+            }
+            snap.next_batch(lane, limit, skip, now)
+        })
     }
 
     /// The state of the buffer.
@@ -317,7 +346,10 @@ impl Reader {
         user: &UserId,
         key: &ResourceKey,
     ) -> Result<Option<PendingView>, BufferError> {
-        self.read(|snap| Ok(view_of(user, snap.items_of(key)?)))
+        self.read(|snap| {
+            self.check_embedded(snap)?;
+            Ok(view_of(user, snap.items_of(key)?))
+        })
     }
 
     /// What is pending of all of this user's resources, in no particular order.
@@ -329,6 +361,7 @@ impl Reader {
         user: &UserId,
     ) -> Result<Vec<(ResourceKey, PendingView)>, BufferError> {
         self.read(|snap| {
+            self.check_embedded(snap)?;
             let keys = snap.ask_index(|index| index.of_user(user))?;
             let mut views = Vec::new();
             for key in keys {

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,6 +87,9 @@ impl ArchiveLine {
 
 /// Appends letters to the archive's file of the month of `now` and syncs it. A letter may come to be there twice, if
 /// the process dies before the letters are removed from the buffer; never not at all.
+///
+/// Where an append was cut off, by a full disk or the death of a process, the letters begin on a line of their own, or
+/// the first of them would be lost with the fragment.
 pub(super) fn archive(buffer: &Path, letters: &[DeadLetter], now: Timestamp) -> io::Result<()> {
     let directory = archive_directory(buffer);
     if !directory.exists() {
@@ -101,38 +104,68 @@ pub(super) fn archive(buffer: &Path, letters: &[DeadLetter], now: Timestamp) -> 
     }
     let month = now.to_datetime().format("%Y-%m.jsonl").to_string();
     let path = directory.join(month);
-    let is_new = !path.exists();
-    let mut lines = Vec::new();
-    for letter in letters {
-        serde_json::to_writer(&mut lines, &ArchiveLine::of(letter))?;
-        lines.push(b'\n');
-    }
     let mut file = OpenOptions::new()
+        .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
         .open(&path)?;
-    file.write_all(&lines)?;
-    file.sync_all()?;
-    if is_new {
-        File::open(&directory)?.sync_all()?;
+    let mut lines = Vec::new();
+    if is_torn(&file)? {
+        lines.push(b'\n');
     }
-    Ok(())
+    for letter in letters {
+        serde_json::to_writer(&mut lines, &ArchiveLine::of(letter))?;
+        lines.push(b'\n');
+    }
+    or_as_before(&mut file, |file| {
+        file.write_all(&lines)?;
+        file.sync_all()
+    })?;
+    // Each time: the process that made the file may have died before it came to this.
+    File::open(&directory)?.sync_all()
 }
 
-/// Reads an archive file. Gives its letters, each once, and the numbers of the lines (from 1) that can't be read.
+/// Whether a file's last line has no end.
+fn is_torn(file: &File) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.read_exact_at(&mut last, length - 1)?;
+    Ok(last != *b"\n")
+}
+
+/// Does what appends to a file. When that fails the file is made as long as it was, so that a full disk leaves no
+/// fragment; if that fails too, the next letters begin on a line of their own.
+fn or_as_before(
+    file: &mut File,
+    append: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let appended = append(file);
+    if appended.is_err() {
+        drop(file.set_len(length));
+    }
+    appended
+}
+
+/// Reads an archive file. Gives its letters, each once, and the numbers of the lines (from 1) that can't be read,
+/// whatever bytes they are.
 ///
 /// # Errors
 /// When the file can't be opened or read.
 pub fn read_archive(path: &Path) -> io::Result<(Vec<DeadLetter>, Vec<usize>)> {
     let mut letters: Vec<DeadLetter> = Vec::new();
     let mut unreadable = Vec::new();
-    for (number, line) in BufReader::new(File::open(path)?).lines().enumerate() {
+    let lines = BufReader::new(File::open(path)?).split(b'\n');
+    for (number, line) in lines.enumerate() {
         let line = line?;
-        if line.trim().is_empty() {
+        if line.trim_ascii().is_empty() {
             continue;
         }
-        let letter = serde_json::from_str::<ArchiveLine>(&line)
+        let letter = serde_json::from_slice::<ArchiveLine>(&line)
             .ok()
             .and_then(|line| line.letter());
         match letter {
@@ -277,4 +310,71 @@ fn remove_expired(transaction: &mut Transaction<'_>, now: Timestamp) -> Result<(
         })
         .map_err(|error| transaction.storage(error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::schema::Item;
+    use super::super::tests::create;
+    use super::*;
+    use crate::domain::TaskId;
+
+    fn letter(title: &str) -> DeadLetter {
+        DeadLetter {
+            item: Item::new(create("ann", TaskId::generate(), title), None),
+            reason: "22001".to_owned(),
+            died_at: Timestamp::from_micros(0),
+        }
+    }
+
+    /// What an archive gives of a letter, then these bytes, then another letter; beside the two.
+    fn read_around(bytes: &[u8]) -> io::Result<([DeadLetter; 2], Vec<DeadLetter>, Vec<usize>)> {
+        let directory = tempfile::tempdir()?;
+        let buffer = directory.path().join("buffer.redb");
+        let now = Timestamp::from_micros(1_795_000_000_000_000);
+        let letters = [letter("bread"), letter("milk")];
+        archive(&buffer, &letters[..1], now)?;
+        let path =
+            archive_directory(&buffer).join(now.to_datetime().format("%Y-%m.jsonl").to_string());
+        OpenOptions::new()
+            .append(true)
+            .open(&path)?
+            .write_all(bytes)?;
+        archive(&buffer, &letters[1..], now)?;
+        let (found, unreadable) = read_archive(&path)?;
+        Ok((letters, found, unreadable))
+    }
+
+    #[test]
+    fn a_torn_line_costs_only_itself() -> io::Result<()> {
+        let (letters, found, unreadable) = read_around(b"{\"operation_id\":\"01")?;
+        assert_eq!(found, letters);
+        assert_eq!(unreadable, [2]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_costs_only_itself() -> io::Result<()> {
+        let (letters, found, unreadable) = read_around(b"\xff\xfe\n\n{}\n")?;
+        assert_eq!(found, letters);
+        assert_eq!(unreadable, [2, 4]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_append_that_fails_leaves_the_file_as_it_was() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("2026-11.jsonl");
+        fs::write(&path, "whole\n")?;
+        let mut file = OpenOptions::new().append(true).open(&path)?;
+        let failed = or_as_before(&mut file, |file| {
+            file.write_all(b"a frag")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_to_string(&path)?, "whole\n");
+        Ok(())
+    }
 }

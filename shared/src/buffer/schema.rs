@@ -251,6 +251,11 @@ impl DamagedItem {
             bytes,
         }
     }
+
+    /// The operation its bytes name, if they can be read: not to be trusted either.
+    pub fn id(&self) -> Option<OperationId> {
+        self.item.as_ref().map(|item| item.operation.id)
+    }
 }
 
 /// Records of operations that ended together. They are written and removed as one value: as entries of their own they

@@ -13,7 +13,7 @@ use crate::config::BufferConfig;
 use crate::domain::{NodeId, Operation, Revocation, Session, Stamp, State};
 
 use super::ballast::Ballast;
-use super::binding::{Binding, adopt, bind};
+use super::binding::{self, Binding, Claim, adopt, bind};
 use super::compaction::{self, Compaction};
 use super::epoch::{self, KnownTime};
 use super::error::BufferError;
@@ -24,7 +24,7 @@ use super::queue::{self, Folded, Slot, room};
 use super::reader::Reader;
 use super::registration::{Registration, register};
 use super::retention::{self, RetentionReport};
-use super::schema::{Item, Place, REVOCATIONS, SESSIONS, encode};
+use super::schema::{Item, Lane, Place, REVOCATIONS, SESSIONS, encode};
 use super::settlement::{self, SettleReport, Settlement};
 use super::snap::whole_value;
 use super::writer::{Transaction, Writer};
@@ -44,6 +44,7 @@ struct Inner {
     file: Arc<OpenFile>,
     reader: Reader,
     index: Arc<Mutex<PendingIndex>>,
+    claim: Arc<Claim>,
     clock: Arc<Clock>,
     writer: Mutex<Option<Arc<Writer>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -69,7 +70,8 @@ impl Buffer {
     ) -> Result<Self, BufferError> {
         let file = Arc::new(OpenFile::open(&config.path)?);
         let index = Arc::<Mutex<PendingIndex>>::default();
-        let reader = Reader::shared(Arc::clone(&file), Arc::clone(&index));
+        let claim = Arc::<Claim>::default();
+        let reader = Reader::shared(Arc::clone(&file), Arc::clone(&index), Arc::clone(&claim));
         let Registration {
             node_number,
             writer_number,
@@ -81,6 +83,10 @@ impl Buffer {
             Err(error) if error.wants_healing() => {}
             Err(error) => return Err(error),
         }
+        // Until a store has said which it is, it is taken to be the one that the file belongs to.
+        if let Ok(Some(database)) = reader.database() {
+            claim.set(Some(database));
+        }
         let (writer, thread) = Writer::start(Arc::clone(&file), writer_number, DEADLINE)?;
         Ok(Buffer(Arc::new(Inner {
             path: config.path.clone(),
@@ -89,6 +95,7 @@ impl Buffer {
             file,
             reader,
             index,
+            claim,
             clock: Arc::new(clock),
             writer: Mutex::new(Some(Arc::new(writer))),
             thread: Mutex::new(Some(thread)),
@@ -202,8 +209,12 @@ impl Buffer {
         slot: Slot,
     ) -> Result<Item, BufferError> {
         let (index, clock, room) = self.for_append(slot);
+        let claim = Arc::clone(&self.0.claim);
         self.submit(move |transaction| {
             transaction.admit(slot)?;
+            if Lane::of(&item.operation) == Lane::Postgres {
+                binding::check(transaction, &claim)?;
+            }
             queue::append(transaction, (&index, &clock), (item, behind), room)
         })
         .await
@@ -215,8 +226,10 @@ impl Buffer {
     /// As [`Buffer::append`]; nothing is changed then.
     pub async fn fold(&self, operation: Operation) -> Result<Folded, BufferError> {
         let (index, clock, room) = self.for_append(Slot::Ordinary);
+        let claim = Arc::clone(&self.0.claim);
         self.submit(move |transaction| {
             transaction.admit(Slot::Ordinary)?;
+            binding::check(transaction, &claim)?;
             queue::fold(transaction, (&index, &clock), operation, room)
         })
         .await
@@ -298,16 +311,43 @@ impl Buffer {
             .await
     }
 
-    /// Tells the file which database the store is (`None`: no store is configured).
+    /// Tells the file which database the store is (`None`: no store is configured). From then on nothing is added to a
+    /// file of another one, nor taken from it to be applied ([`BufferError::OtherDatabase`]). Cheap where nothing has
+    /// changed.
     ///
     /// # Errors
     /// When the file can't be read or written.
     pub async fn bind_database(&self, database: Option<Uuid>) -> Result<Binding, BufferError> {
-        if self.read(Reader::snapshot).await?.database == database {
+        let earlier = self.0.claim.set(database);
+        if self.read(Reader::database).await? == database {
             return Ok(Binding::Same);
         }
+        self.tell_of_rebinding(earlier, database);
         self.submit(move |transaction| bind(transaction, database))
             .await
+    }
+
+    /// The same, off the async threads.
+    ///
+    /// # Errors
+    /// As [`Buffer::bind_database`].
+    pub fn bind_database_blocking(&self, database: Option<Uuid>) -> Result<Binding, BufferError> {
+        self.0.claim.set(database);
+        if self.read_blocking(Reader::database)? == database {
+            return Ok(Binding::Same);
+        }
+        self.submit_blocking(move |transaction| bind(transaction, database))
+    }
+
+    /// A file that this process has bound before belongs to another database now, or has been replaced.
+    fn tell_of_rebinding(&self, earlier: Option<Option<Uuid>>, database: Option<Uuid>) {
+        if earlier == Some(database) {
+            tracing::warn!(
+                path = %self.0.path.display(),
+                "buffer no longer belongs to this process' database: if another process uses it for another one, give \
+                 the API and syncd the same DATABASE_URL"
+            );
+        }
     }
 
     /// Makes the file belong to this database, whatever it holds.

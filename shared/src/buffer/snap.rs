@@ -115,7 +115,6 @@ impl Snap<'_> {
             let accepted = first.map(|queued| queued.item.operation.accepted_at);
             oldest = oldest.into_iter().chain(accepted).min();
         }
-        let database = self.meta(DATABASE_KEY)?;
         let counters = self.counters()?;
         Ok(Snapshot {
             waiting,
@@ -126,7 +125,7 @@ impl Snap<'_> {
             size_bytes: 0,
             disk_full: false,
             counters,
-            database: database.and_then(|bytes| Uuid::from_slice(&bytes).ok()),
+            database: self.database()?,
         })
     }
 
@@ -157,6 +156,12 @@ impl Snap<'_> {
             }
         }
         Ok(gathered.finish())
+    }
+
+    /// The database the file belongs to.
+    pub(super) fn database(&self) -> Result<Option<Uuid>, BufferError> {
+        let stored = self.meta(DATABASE_KEY)?;
+        Ok(stored.and_then(|bytes| Uuid::from_slice(&bytes).ok()))
     }
 
     /// Brings the index up to this snapshot.

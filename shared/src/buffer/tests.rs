@@ -557,12 +557,18 @@ async fn dead_letters_come_back_or_go_by_hand_and_leave_through_the_archive() ->
         (letters[0].item.operation.id, letters[0].reason.as_str()),
         (ids[2], "22001")
     );
-    buffer.retry_archived(letters).await?;
+    assert_eq!(buffer.retry_archived(letters.clone()).await?, 1);
+    let again = buffer.retry_archived(letters.clone()).await?;
+    assert_eq!(again, 0, "what waits isn't queued twice");
     let snapshot = conserved(&buffer).await?;
     assert_eq!(
         (snapshot.counters.pending, snapshot.counters.archived),
         (2, 0)
     );
+
+    let another = Buffer::open(&config(&directory.path().join("another"), 100))?;
+    assert_eq!(another.retry_archived(letters).await?, 1);
+    assert_eq!(conserved(&another).await?.counters.pending, 1);
     Ok(())
 }
 
@@ -629,6 +635,82 @@ async fn a_file_of_another_database_is_recognised_while_it_holds_items() -> Outc
     );
     buffer.adopt(Some(other)).await?;
     assert_eq!(buffer.bind_database(Some(other)).await?, Binding::Same);
+    Ok(())
+}
+
+#[tokio::test]
+async fn processes_for_two_databases_never_give_each_other_items() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = config(directory.path(), 100);
+    let (api, syncd) = (Buffer::open(&settings)?, Buffer::open(&settings)?);
+    let (one, other) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    api.bind_database(Some(one)).await?;
+    // Nothing waits, so the file may change its database.
+    assert_eq!(syncd.bind_database(Some(other)).await?, Binding::Bound);
+    let refused = append(&api, create("ann", TaskId::generate(), "bread")).await;
+    assert!(
+        matches!(refused, Err(BufferError::OtherDatabase { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(api.bind_database(Some(one)).await?, Binding::Bound);
+    append(&api, create("ann", TaskId::generate(), "rye")).await?;
+    let refused = batch(&syncd, 10, Skip::default(), any_time()).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(
+        syncd.bind_database(Some(other)).await?,
+        Binding::Foreign { waiting: 1 }
+    );
+    assert_eq!(
+        batch(&api, 10, Skip::default(), any_time())
+            .await?
+            .items
+            .len(),
+        1
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_without_a_database_stops_using_a_file_that_has_joined_one() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = config(directory.path(), 100);
+    let (api, syncd) = (Buffer::open(&settings)?, Buffer::open(&settings)?);
+    let id = TaskId::generate();
+    api.bind_database(None).await?;
+    api.fold(create("ann", id, "bread")).await?;
+    assert_eq!(
+        syncd.bind_database(Some(uuid::Uuid::now_v7())).await?,
+        Binding::Bound
+    );
+    let refused = api.fold(retitle("ann", id, "rye")).await;
+    assert!(
+        matches!(refused, Err(BufferError::OtherDatabase { .. })),
+        "{:?}",
+        refused.err()
+    );
+    let read = api
+        .reader()
+        .find_pending(&user("ann"), &ResourceKey::Task(id));
+    assert!(matches!(read, Err(BufferError::OtherDatabase { .. })));
+    assert_eq!(
+        batch(&syncd, 10, Skip::default(), any_time())
+            .await?
+            .items
+            .len(),
+        1
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_check_makes_no_file() -> Outcome {
+    let (directory, copied) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    append(&buffer, create("ann", TaskId::generate(), "bread")).await?;
+    let copy = copied.path().join("buffer.redb");
+    std::fs::copy(buffer.path(), &copy)?;
+    assert_eq!(verify(&copy)?.items, 1);
+    assert_eq!(std::fs::read_dir(copied.path())?.count(), 1);
     Ok(())
 }
 

@@ -41,8 +41,8 @@ pub struct Verification {
 /// # Errors
 /// When the file can't be read at all, or another process keeps it until the deadline.
 pub fn verify(path: &Path) -> Result<Verification, BufferError> {
-    // Where the locks can't be opened nobody else writes either.
-    let turnstile = Turnstile::open(path).ok();
+    // Where there are no locks, or they can't be opened, nobody else writes either.
+    let turnstile = Turnstile::open_existing(path).ok().flatten();
     let turn = match &turnstile {
         Some(turnstile) => turnstile
             .enter_within(PATIENCE)

@@ -5,6 +5,7 @@
 //! writer, so a request that has waited to its deadline withdraws, and is refused unless the writer has already begun
 //! with it. A withdrawn request is never carried out.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -68,6 +69,11 @@ impl Transaction<'_> {
     /// An error of redb's about this file.
     pub(super) fn storage(&self, error: impl Into<redb::Error>) -> BufferError {
         self.file.storage(error)
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Whether the disk has room for something new of this kind; if not, the refusal.

@@ -219,6 +219,10 @@ fn buffer_path(values: &mut Values) -> PathBuf {
             &problem,
             "name a file in it, such as buffer.redb",
         );
+    } else if path.metadata().is_ok_and(|found| !found.is_file()) {
+        let problem = format!("{} is not a regular file", quoted(&text));
+        let remedy = "name a file on a disk; it need not exist yet";
+        values.refuse(&BUFFER_PATH, &problem, remedy);
     }
     path
 }
@@ -326,13 +330,21 @@ fn refuse_contradictions(values: &mut Values, config: &Config) {
             "lower it or raise SYNC_BATCH_MAX",
         );
     }
-    let both_set = values.is_set(&API_ADDR) && values.is_set(&SYNCD_ADDR);
-    if both_set && config.api_addr.port() != 0 && config.syncd_addr == Some(config.api_addr) {
-        values.refuse(
-            &SYNCD_ADDR,
-            "is the same as API_ADDR",
-            "give it another port, or off",
-        );
+    // Any free port is another one each time; a placeholder for a bad address has port 0 too.
+    if config.api_addr.port() != 0 && config.syncd_addr == Some(config.api_addr) {
+        refuse_same_address(values);
+    }
+}
+
+/// At the one that was set: the other may be there by default.
+fn refuse_same_address(values: &mut Values) {
+    if values.is_set(&SYNCD_ADDR) {
+        let remedy = "give it another port, or off";
+        values.refuse(&SYNCD_ADDR, "is the same as API_ADDR", remedy);
+    } else {
+        let problem = "is the same as SYNCD_ADDR, which isn't set, is by default";
+        let remedy = "give it another port, or set SYNCD_ADDR to another one or off";
+        values.refuse(&API_ADDR, problem, remedy);
     }
 }
 

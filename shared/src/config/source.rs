@@ -15,6 +15,9 @@ use super::variable::{Variable, variables};
 /// authorities that the web trusts, is about 256 KiB.
 pub(super) const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
+/// What some editors begin a file in UTF-8 with.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The variable by which systemd tells a service where its credentials lie.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
@@ -79,7 +82,8 @@ pub(super) fn resolve(
             credentials,
             dotenv: &dotenv,
         };
-        match lookup.find(&mut resolved.faults) {
+        let found = lookup.find(&mut resolved.faults);
+        match found.and_then(|found| lookup.one_line(found)) {
             Ok(Some(found)) => {
                 resolved.found.insert(variable.name, found);
             }
@@ -243,6 +247,27 @@ impl Lookup<'_> {
             value,
             source: Source::File(path),
         })
+    }
+
+    /// Refuses a secret with something in it that an editor or a copy has put there: as a part of the secret it would
+    /// only show as a login that is refused.
+    fn one_line(&self, found: Option<Found>) -> Result<Option<Found>, Fault> {
+        let Some(Found { value, source }) = found.as_ref().filter(|_| self.variable.is_secret())
+        else {
+            return Ok(found);
+        };
+        let stray = if value.starts_with(BYTE_ORDER_MARK) {
+            "begins with a byte order mark"
+        } else if value.contains(['\n', '\r']) {
+            "holds a line break"
+        } else if value.contains('\0') {
+            "holds a NUL"
+        } else {
+            return Ok(found);
+        };
+        let problem = format!("must be one line, but {stray}");
+        let remedy = "give the secret alone, as plain UTF-8";
+        Err(Fault::new(self.variable.name, problem, remedy).found_in(source))
     }
 
     fn find_credential(&self) -> Result<Option<Found>, Fault> {

@@ -39,6 +39,9 @@ const URL_PARAMETERS: &[&str] = &[
 const DATABASE_URL_REMEDY: &str =
     "write postgres://user:password@host:port/name, with special characters percent-encoded";
 
+const HOST_REMEDY: &str = "write postgres://user:password@host:port/name, or postgres:///name?host=/run/postgresql \
+    for a socket";
+
 /// PostgreSQL, by `DATABASE_URL` or by `DB_HOST` and its companions; `None` if neither is set.
 pub(super) fn postgres(values: &mut Values) -> Option<PostgresConfig> {
     let max_connections = values.number(&DB_MAX_CONNECTIONS);
@@ -149,14 +152,14 @@ fn database_url_problems(url: &Url) -> Vec<(String, &'static str)> {
     if url.fragment().is_some() {
         problems.push(("has an unescaped #".to_owned(), "write it as %23"));
     }
-    let hosts = url
-        .query_pairs()
-        .filter(|(key, _)| key == "host")
-        .map(|(_, value)| value.into_owned());
-    if hosts
-        .chain(url.host_str().map(str::to_owned))
-        .any(|host| host.contains(','))
-    {
+    let hosts = hosts(url);
+    if hosts.is_empty() {
+        problems.push(("names no host".to_owned(), HOST_REMEDY));
+    }
+    if url.port() == Some(0) {
+        problems.push(port_0());
+    }
+    if hosts.iter().any(|host| host.contains(',')) {
         problems.push((
             "names several hosts".to_owned(),
             "write one name that leads to the primary, such as a proxy's or a virtual address",
@@ -166,6 +169,24 @@ fn database_url_problems(url: &Url) -> Vec<(String, &'static str)> {
         problems.extend(parameter_problem(&key, &value));
     }
     problems
+}
+
+fn port_0() -> (String, &'static str) {
+    ("names port 0".to_owned(), "leave it out, or write 5432")
+}
+
+/// The hosts it names, also in parameters; the driver would connect to the last, or, without any, to wherever its own
+/// environment says.
+fn hosts(url: &Url) -> Vec<String> {
+    let parameters = url
+        .query_pairs()
+        .filter(|(key, _)| matches!(&**key, "host" | "hostaddr"))
+        .map(|(_, value)| value.into_owned());
+    let host = url.host_str().map(str::to_owned);
+    host.into_iter()
+        .chain(parameters)
+        .filter(|host| !host.is_empty())
+        .collect()
 }
 
 fn parameter_problem(key: &str, value: &str) -> Option<(String, &'static str)> {
@@ -178,6 +199,9 @@ fn parameter_problem(key: &str, value: &str) -> Option<(String, &'static str)> {
     if !URL_PARAMETERS.contains(&key) && !key.starts_with("options[") {
         let problem = format!("has the parameter {}, which would do nothing", quoted(key));
         return Some((problem, "remove it"));
+    }
+    if key == "port" && value.parse::<u16>() == Ok(0) {
+        return Some(port_0());
     }
     let is_mode = |value: &str| {
         let mode = value.parse::<PgSslMode>();

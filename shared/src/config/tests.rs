@@ -195,6 +195,17 @@ fn both_processes_cannot_have_one_address() {
         "{fault}"
     );
     load(&[("API_ADDR", "127.0.0.1:0"), ("SYNCD_ADDR", "127.0.0.1:0")]);
+    let fault = only_fault(&[("API_ADDR", "127.0.0.1:8081")]);
+    assert!(
+        fault.starts_with("API_ADDR: is the same as SYNCD_ADDR"),
+        "{fault}"
+    );
+    let fault = only_fault(&[("SYNCD_ADDR", "127.0.0.1:8080")]);
+    assert!(
+        fault.starts_with("SYNCD_ADDR: is the same as API_ADDR"),
+        "{fault}"
+    );
+    load(&[("API_ADDR", "127.0.0.1:8081"), ("SYNCD_ADDR", "off")]);
 }
 
 #[test]
@@ -247,6 +258,14 @@ fn the_buffer_is_a_file() {
             "{text}"
         );
     }
+    let socket = directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+    for text in ["/dev/null", socket.to_str().expect("UTF-8")] {
+        let fault = only_fault(&[("BUFFER_PATH", text)]);
+        assert!(fault.contains("is not a regular file"), "{fault}");
+    }
+    let (_there, there) = file("");
+    load(&[("BUFFER_PATH", &there)]);
 }
 
 #[test]

@@ -40,13 +40,25 @@ pub enum OpenError {
 
 /// The buffer belongs to another database than the one this process is to use.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "the buffer holds {waiting} items of another database than the configured one: set DATABASE_URL back to it, or \
-     run `syncd adopt` to send them to the configured one"
-)]
-pub struct ForeignBuffer {
-    /// Items that wait in it.
-    pub waiting: u64,
+pub enum ForeignBuffer {
+    /// Another one is configured.
+    #[error(
+        "the buffer holds {waiting} items of another database than the configured one: set DATABASE_URL back to it, or \
+         run `syncd adopt` to send them to the configured one"
+    )]
+    OfAnother {
+        /// Items that wait in it.
+        waiting: u64,
+    },
+    /// None is configured.
+    #[error(
+        "the buffer belongs to a database and holds {waiting} items for it, but none is configured: set DATABASE_URL, \
+         or run `syncd adopt` to keep them here"
+    )]
+    OfSome {
+        /// Items that wait in it.
+        waiting: u64,
+    },
 }
 
 /// A store and what is known of its health.
@@ -80,7 +92,7 @@ pub(super) struct Inner {
     pub(super) ended: watch::Sender<u64>,
     /// How the buffer has been draining of late.
     pub(super) pace: Mutex<Pace>,
-    foreign: watch::Sender<Option<ForeignBuffer>>,
+    pub(super) foreign: watch::Sender<Option<ForeignBuffer>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -93,7 +105,7 @@ impl Repository {
         let buffer = Buffer::open(&config.buffer)?;
         buffer.read_blocking(Reader::warm)?;
         if config.postgres.is_none() {
-            refuse_orphaned(&buffer)?;
+            bind_to_none(&buffer)?;
         }
         let mut tasks = JoinSet::new();
         let (foreign, _) = watch::channel(None);
@@ -195,14 +207,12 @@ impl Repository {
     }
 }
 
-/// Refuses a buffer that holds a database's items while no database is configured.
-fn refuse_orphaned(buffer: &Buffer) -> Result<(), OpenError> {
-    let snapshot = buffer.read_blocking(Reader::snapshot)?;
-    let waiting = snapshot.waiting_in(crate::buffer::Lane::Postgres);
-    if snapshot.database.is_some() && waiting > 0 {
-        return Err(ForeignBuffer { waiting }.into());
+/// Uses a buffer without any database; refuses one that holds a database's items.
+fn bind_to_none(buffer: &Buffer) -> Result<(), OpenError> {
+    match buffer.bind_database_blocking(None)? {
+        Binding::Same | Binding::Bound => Ok(()),
+        Binding::Foreign { waiting } => Err(ForeignBuffer::OfSome { waiting }.into()),
     }
-    Ok(())
 }
 
 /// What a successful probe of PostgreSQL tells: its clock, and which database it is.
@@ -210,25 +220,14 @@ fn note_probe(
     buffer: Buffer,
     foreign: watch::Sender<Option<ForeignBuffer>>,
 ) -> impl Fn(&Probed) + Send + Sync + 'static {
-    let bound = Arc::new(Mutex::new(None));
     move |probed| {
         if let Some(distance) = probed.clock {
             buffer.clock().learn(distance);
             tokio::spawn(settle_time(buffer.clone()));
         }
-        let mut bound_to = bound
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Another file at its path may belong to another database.
-        let found = probed.database_id.map(|id| (id, buffer.generation()));
-        if found.is_some() && *bound_to != found {
-            *bound_to = found;
-            tokio::spawn(bind(
-                buffer.clone(),
-                probed.database_id,
-                foreign.clone(),
-                Arc::clone(&bound),
-            ));
+        // Each time: another file may be at its path, or another process have bound it to another database.
+        if let Some(id) = probed.database_id {
+            tokio::spawn(bind(buffer.clone(), id, foreign.clone()));
         }
     }
 }
@@ -239,22 +238,14 @@ async fn settle_time(buffer: Buffer) {
     }
 }
 
-async fn bind(
-    buffer: Buffer,
-    database: Option<uuid::Uuid>,
-    foreign: watch::Sender<Option<ForeignBuffer>>,
-    bound: Arc<Mutex<Option<(uuid::Uuid, u64)>>>,
-) {
-    match buffer.bind_database(database).await {
+async fn bind(buffer: Buffer, database: uuid::Uuid, foreign: watch::Sender<Option<ForeignBuffer>>) {
+    match buffer.bind_database(Some(database)).await {
         Ok(Binding::Same | Binding::Bound) => {}
         Ok(Binding::Foreign { waiting }) => {
-            foreign.send_replace(Some(ForeignBuffer { waiting }));
+            foreign.send_replace(Some(ForeignBuffer::OfAnother { waiting }));
         }
         Err(error) => {
             tracing::warn!(%error, "can't record which database the buffer belongs to; trying again at the next probe");
-            *bound
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         }
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::buffer::{Counters, Reader, Snapshot};
+use crate::buffer::{Counters, Lane, Reader, Snapshot};
 use crate::domain::{Priority, Timestamp};
 use crate::telemetry::metric;
 
-use super::core::Repository;
+use super::core::{ForeignBuffer, Repository};
 
 /// How often the counters are read: bounds how late a long poll learns of its operation's end.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
@@ -60,7 +60,16 @@ impl Repository {
     async fn set_gauges(&self) {
         if let Ok(snapshot) = self.0.read(Reader::snapshot).await {
             set_gauges(&snapshot, self.0.buffer.max_items(), self.now());
+            if self.is_embedded() && snapshot.database.is_some() {
+                // A syncd has joined it to a database: what it holds is going there.
+                let waiting = snapshot.waiting_in(Lane::Postgres);
+                let met = ForeignBuffer::OfSome { waiting };
+                self.0.foreign.send_replace(Some(met));
+            }
         }
+        let (per_second, seconds_left) = self.drain_outlook();
+        metrics::gauge!(metric::DRAIN_ITEMS_PER_SECOND).set(per_second);
+        metrics::gauge!(metric::DRAIN_ETA_SECONDS).set(seconds_left);
         if let Some(skew_ms) = self.0.buffer.clock().skew_ms() {
             metrics::gauge!(metric::CLOCK_SKEW_SECONDS).set(skew_ms as f64 / 1000.0);
         }
@@ -85,6 +94,8 @@ pub fn set_gauges(snapshot: &Snapshot, max_items: u64, now: Timestamp) {
             metrics::gauge!(metric::BUFFER_ITEMS, &labels).set(waiting as f64);
         }
     }
+    metrics::gauge!(metric::BUFFER_ITEMS, "lane" => "all", "state" => "dead", "priority" => "all")
+        .set(snapshot.counters.dead as f64);
     metrics::gauge!(metric::BUFFER_CAPACITY_ITEMS).set(max_items as f64);
     metrics::gauge!(metric::BUFFER_BYTES).set(snapshot.size_bytes as f64);
     metrics::gauge!(metric::BUFFER_OLDEST_AGE_SECONDS).set(oldest_age(snapshot, now).as_secs_f64());
@@ -95,4 +106,39 @@ pub fn set_gauges(snapshot: &Snapshot, max_items: u64, now: Timestamp) {
 pub fn oldest_age(snapshot: &Snapshot, now: Timestamp) -> Duration {
     let oldest = snapshot.oldest_accepted_at.unwrap_or(now);
     Duration::from_micros(u64::try_from(now.as_micros() - oldest.as_micros()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    /// What a scrape shows after `record`.
+    fn scrape(record: impl FnOnce()) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, record);
+        recorder.handle().render()
+    }
+
+    #[test]
+    fn dead_letters_are_among_the_items_of_the_buffer() {
+        let snapshot = Snapshot {
+            waiting: [[0; 5]; 2],
+            oldest_accepted_at: None,
+            finished: 0,
+            set_aside: 0,
+            damaged_files: 0,
+            size_bytes: 0,
+            disk_full: false,
+            counters: Counters {
+                dead: 3,
+                ..Counters::default()
+            },
+            database: None,
+        };
+        let text = scrape(|| set_gauges(&snapshot, 10, Timestamp::from_micros(0)));
+        let dead = "holdfast_buffer_items{lane=\"all\",state=\"dead\",priority=\"all\"} 3";
+        assert!(text.lines().any(|found| found == dead), "{text}");
+    }
 }

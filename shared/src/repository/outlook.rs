@@ -102,6 +102,13 @@ impl Repository {
         spread(measured.wait(awaited), rand::random())
     }
 
+    /// How many items leave the buffer in a second, and in how many seconds all will have; infinite when there is no
+    /// telling.
+    pub(super) fn drain_outlook(&self) -> (f64, f64) {
+        let pace = self.0.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.outlook(Instant::now())
+    }
+
     /// Takes in what the file's counters say now.
     pub(super) fn note_pace(&self, ended: u64, pending: u64) {
         let now = Instant::now();
@@ -182,6 +189,20 @@ impl Pace {
     fn unread_for(&self, now: Instant) -> Option<Duration> {
         let unread_for = now.saturating_duration_since(self.read_at);
         (unread_for >= LEAST_GAP).then_some(unread_for)
+    }
+
+    /// Items in a second, and seconds until none waits.
+    fn outlook(&self, now: Instant) -> (f64, f64) {
+        let per_second = self.per_second(now);
+        if self.pending == 0 {
+            return (per_second, 0.0);
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "an estimate needs no more than 52 bits"
+        )]
+        let seconds_left = self.pending as f64 / per_second;
+        (per_second, seconds_left)
     }
 
     /// Zero where nothing is known, or the file is another one by now.
@@ -290,6 +311,18 @@ mod tests {
         pace.note(start + 90 * SECOND, ended, 0);
         let nothing_waits = pace.moved_at;
         assert_eq!(nothing_waits, start + 90 * SECOND);
+    }
+
+    #[test]
+    fn the_outlook_is_no_number_while_nothing_leaves() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.note(start, 100, 40);
+        assert_eq!(pace.outlook(start), (0.0, f64::INFINITY));
+        pace.note(start + 2 * SECOND, 120, 20);
+        assert_eq!(pace.outlook(start + 2 * SECOND), (10.0, 2.0));
+        pace.note(start + 4 * SECOND, 140, 0);
+        assert_eq!(pace.outlook(start + 4 * SECOND), (10.0, 0.0));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub enum Command {
     /// Look at dead letters: operations that were refused or failed for good; retry or discard them.
     ///
     /// They stay in the buffer for BUFFER_RETENTION_HOURS and are then moved to BUFFER_PATH.archive, from where they can
-    /// still be retried.
+    /// still be retried; exit 74 when some lines of such a file can't be read.
     #[command(after_help = "Example:\n  syncd dead list\n  syncd dead retry --all")]
     Dead {
         /// What to do.
@@ -59,7 +59,8 @@ pub enum Command {
     },
     /// Drain now, with a progress bar; exit 0 when the buffer is empty, 75 when it is not.
     ///
-    /// A running daemon is woken and watched; without one, this drains by itself.
+    /// A running daemon is woken and watched; without one, this drains by itself. Exit 78 when it is to wait and that
+    /// can't help: all that is left is for a store that isn't configured.
     #[command(
         after_help = "Example:\n  syncd drain --wait --timeout 60 && systemctl stop holdfast-syncd"
     )]
@@ -145,7 +146,7 @@ pub enum ItemsCommand {
         /// Only those of this lane.
         #[arg(long, value_enum)]
         lane: Option<LaneName>,
-        /// At most so many of each lane.
+        /// At most so many of each lane; when there are more, standard error says so.
         #[arg(long, default_value_t = 100, value_parser = RangedU64ValueParser::<usize>::new().range(1..=50_000))]
         limit: usize,
         /// Print JSON.
@@ -181,7 +182,7 @@ pub enum DeadCommand {
         after_help = "Example:\n  syncd dead list --from /var/lib/holdfast/buffer.redb.archive/2026-11.jsonl"
     )]
     List {
-        /// At most so many.
+        /// At most so many; when there are more, standard error says so.
         #[arg(long, default_value_t = 100, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
         limit: usize,
         /// Of this file of the archive, not of the buffer.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::run::held;
 use super::{output, place};
-use crate::lock::{self, Taken};
+use crate::lock::Taken;
 use crate::{Failure, daemon};
 
 /// How long a database is given to say which it is, where that is good to know but not needed.
@@ -43,7 +43,8 @@ pub async fn migrate() -> Result<u8, Failure> {
 /// When a daemon runs, the database can't be reached, or the buffer can't be written.
 pub async fn adopt() -> Result<u8, Failure> {
     let config = Config::load()?;
-    let lock = match lock::take(&config.buffer.path).map_err(Failure::io)? {
+    place::prepare_for_lock()?;
+    let lock = match place::lock(&config)? {
         Taken::Lock(lock) => lock,
         Taken::Held { by } => {
             return Err(Failure::try_later(format!(

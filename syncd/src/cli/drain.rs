@@ -1,21 +1,22 @@
 //! `syncd drain`: has the buffer drained now, and shows how it goes.
 //!
 //! With a daemon running, this wakes it and watches the backlog; without one, it takes the daemon's lock and drains by
-//! itself. Either way it ends when the buffer is empty, when time is up, or, without `--wait`, when nothing more gets
-//! through.
+//! itself, after salvaging what was set aside, as the daemon does. Either way it ends when the buffer is empty, when
+//! time is up, when what waits has nowhere to go, or, without `--wait`, when nothing more gets through.
 
 use std::time::{Duration, Instant};
 
-use holdfast_shared::buffer::{Buffer, DaemonLock, Reader};
+use holdfast_shared::buffer::{Buffer, DaemonLock, Lane, Reader, Snapshot};
 use holdfast_shared::config::{Config, exit};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::arguments::DrainArguments;
+use super::salvage::{salvage_set_aside, waiting_files};
 use super::{output, place};
 use crate::engine::Engine;
-use crate::lock::{self, Taken};
+use crate::lock::Taken;
 use crate::signals::Orders;
 use crate::{Failure, daemon};
 
@@ -29,26 +30,28 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How a drain ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// Nothing waits any more.
     Empty,
     /// So many still wait.
     Left(u64),
+    /// All that still waits is for stores that aren't configured, as this says: waiting can't help.
+    Nowhere(String),
 }
 
-/// Drains, and exits with 0 when the buffer is empty, with 75 when it is not.
+/// Drains, and exits with 0 when the buffer is empty, with 75 when it is not, or with 78 when it was to wait and that
+/// can't help.
 ///
 /// # Errors
-/// When the settings have faults, or the buffer can't be used.
+/// When the settings have faults, or there is no buffer or it can't be used.
 pub async fn drain(arguments: DrainArguments) -> Result<u8, Failure> {
     let config = Config::load()?;
-    let Some(reader) = place::reader(&config)? else {
-        return report(End::Empty, None);
-    };
-    let mut progress = Progress::new(&arguments, waiting(&reader)?);
+    let reader = place::reader(&config)?.ok_or_else(|| place::no_file(&config.buffer.path))?;
+    place::prepare_for_lock()?;
+    let mut progress = Progress::new(&arguments, reader.counters()?.pending);
     let (end, why) = loop {
-        match take_lock(&config)? {
+        match place::lock(&config)? {
             Taken::Lock(lock) => {
                 let ended = drain_here(&config, &mut progress).await?;
                 drop(lock);
@@ -62,20 +65,19 @@ pub async fn drain(arguments: DrainArguments) -> Result<u8, Failure> {
         }
     };
     progress.bar.finish_and_clear();
-    report(end, why)
+    if end == End::Empty
+        && let Some(file) = waiting_files(&config.buffer.path)?.first()
+    {
+        let file = file.display();
+        return Err(Failure::try_later(format!(
+            "the buffer is empty, but {file}, which was set aside as damaged, may hold more: run `syncd salvage {file}`"
+        )));
+    }
+    report(end, why, &arguments)
 }
 
-fn take_lock(config: &Config) -> Result<Taken, Failure> {
-    lock::take(&config.buffer.path).map_err(|error| {
-        let file = DaemonLock::path(&config.buffer.path);
-        Failure::io(format!(
-            "can't use the lock file {}: {error}",
-            file.display()
-        ))
-    })
-}
-
-/// Wakes the daemon and watches the backlog; `None` when the daemon ends before that does.
+/// Wakes the daemon and watches the backlog; `None` when the daemon ends before that does. A daemon that has just
+/// found a damaged file is given time to salvage it.
 async fn watch_daemon(
     config: &Config,
     reader: &Reader,
@@ -85,15 +87,26 @@ async fn watch_daemon(
     if let Some(pid) = daemon {
         wake(pid)?;
     }
+    let mut empty_since = None;
     loop {
-        if let Some(end) = progress.see(waiting(reader)?) {
-            return Ok(Some(end));
+        match progress.look(config, &reader.snapshot()?) {
+            Some(End::Empty) if is_salvaging(config, &mut empty_since)? => {}
+            Some(end) => return Ok(Some(end)),
+            None => empty_since = None,
         }
-        if !DaemonLock::is_held(&config.buffer.path).map_err(Failure::io)? {
+        let path = &config.buffer.path;
+        let is_held = DaemonLock::is_held(path);
+        if !is_held.map_err(|error| place::unusable_lock(path, &error))? {
             return Ok(None);
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
+}
+
+/// Whether a file that was set aside still waits for the daemon, which has had little time for it.
+fn is_salvaging(config: &Config, empty_since: &mut Option<Instant>) -> Result<bool, Failure> {
+    let empty_for = empty_since.get_or_insert_with(Instant::now).elapsed();
+    Ok(empty_for < PATIENCE && !waiting_files(&config.buffer.path)?.is_empty())
 }
 
 /// A daemon that has just ended, or that belongs to somebody else, is not woken; the backlog shows what it does.
@@ -117,9 +130,11 @@ async fn drain_here(
     progress: &mut Progress,
 ) -> Result<(End, Option<String>), Failure> {
     let buffer = daemon::open_buffer(config).await?;
+    salvage_set_aside(config, &buffer).await?;
+    progress.begin_anew();
     let (_stop, orders) = Orders::by_hand();
     let mut engine = Engine::start(config, &buffer, &orders.look, None);
-    let end = watch_engine(&buffer, &mut engine, progress).await;
+    let end = watch_engine(config, &buffer, &mut engine, progress).await;
     let why = engine.board().report().status_line();
     let deadline = config.shutdown_timeout;
     if tokio::time::timeout(deadline, engine.finish())
@@ -136,13 +151,14 @@ async fn drain_here(
 }
 
 async fn watch_engine(
+    config: &Config,
     buffer: &Buffer,
     engine: &mut Engine,
     progress: &mut Progress,
 ) -> Result<End, Failure> {
     loop {
-        let counters = buffer.read(Reader::counters).await?;
-        if let Some(end) = progress.see(counters.pending) {
+        let snapshot = buffer.read(Reader::snapshot).await?;
+        if let Some(end) = progress.look(config, &snapshot) {
             return Ok(end);
         }
         tokio::select! {
@@ -152,11 +168,35 @@ async fn watch_engine(
     }
 }
 
-fn waiting(reader: &Reader) -> Result<u64, Failure> {
-    Ok(reader.counters()?.pending)
+/// Why nothing of what waits will ever get through with these settings; `None` when something may. A buffer that
+/// belongs to a database, while none is configured, is the daemon's to judge: a shell may lack its settings.
+fn dead_end(config: &Config, snapshot: &Snapshot) -> Option<String> {
+    let has_store = |lane: &Lane| match lane {
+        Lane::Postgres => config.postgres.is_some(),
+        Lane::Redis => config.redis.is_some(),
+    };
+    let (with, without): (Vec<Lane>, Vec<Lane>) = Lane::ALL.into_iter().partition(has_store);
+    let waiting = |lanes: &[Lane]| -> u64 {
+        let counts = lanes.iter().map(|lane| snapshot.waiting_in(*lane));
+        counts.sum()
+    };
+    let stuck = waiting(&without);
+    let is_anothers = config.postgres.is_none() && snapshot.database.is_some();
+    if stuck == 0 || waiting(&with) > 0 || is_anothers {
+        return None;
+    }
+    Some(match without.as_slice() {
+        [Lane::Postgres] => {
+            format!("{stuck} waiting for postgres, which is not configured: set DATABASE_URL")
+        }
+        [Lane::Redis] => {
+            format!("{stuck} waiting for redis, which is not configured: set REDIS_URL")
+        }
+        _ => format!("{stuck} waiting; embedded, no store is configured"),
+    })
 }
 
-fn report(end: End, why: Option<String>) -> Result<u8, Failure> {
+fn report(end: End, why: Option<String>, arguments: &DrainArguments) -> Result<u8, Failure> {
     match end {
         End::Empty => {
             output::print("the buffer is empty\n")?;
@@ -167,6 +207,14 @@ fn report(end: End, why: Option<String>) -> Result<u8, Failure> {
             Err(Failure::try_later(format!(
                 "the buffer is not empty: {why}"
             )))
+        }
+        End::Nowhere(why) => {
+            let message = format!("the buffer is not empty: {why}");
+            Err(if arguments.wait {
+                Failure::config(message)
+            } else {
+                Failure::try_later(message)
+            })
         }
     }
 }
@@ -201,6 +249,21 @@ impl Progress {
         }
     }
 
+    /// Is patient anew: salvaging has taken its time and may have brought items in.
+    fn begin_anew(&mut self) {
+        self.least = u64::MAX;
+        self.moved_at = Instant::now();
+    }
+
+    /// Notes how things stand; says when that is the end.
+    fn look(&mut self, config: &Config, snapshot: &Snapshot) -> Option<End> {
+        let end = self.see(snapshot.counters.pending);
+        if end == Some(End::Empty) {
+            return end;
+        }
+        dead_end(config, snapshot).map(End::Nowhere).or(end)
+    }
+
     /// Notes how many items wait now; says when that is the end.
     fn see(&mut self, waiting: u64) -> Option<End> {
         let now = Instant::now();
@@ -224,7 +287,66 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_shared::buffer::Counters;
+    use uuid::Uuid;
+
     use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::from_pairs(pairs).expect("valid settings")
+    }
+
+    /// A buffer with so many items in the lanes of PostgreSQL and Redis.
+    fn snapshot(postgres: u64, redis: u64) -> Snapshot {
+        Snapshot {
+            waiting: [[0, 0, postgres, 0, 0], [redis, 0, 0, 0, 0]],
+            oldest_accepted_at: None,
+            finished: 0,
+            set_aside: 0,
+            damaged_files: 0,
+            size_bytes: 0,
+            disk_full: false,
+            counters: Counters {
+                pending: postgres + redis,
+                ..Counters::default()
+            },
+            database: None,
+        }
+    }
+
+    #[test]
+    fn what_no_configured_store_takes_is_not_waited_for() {
+        let (embedded, postgres) = (config(&[]), config(&[("DB_HOST", "db")]));
+        let why = dead_end(&embedded, &snapshot(2, 1)).expect("an end");
+        assert_eq!(why, "3 waiting; embedded, no store is configured");
+        assert_eq!(dead_end(&embedded, &snapshot(0, 0)), None);
+        assert_eq!(dead_end(&postgres, &snapshot(2, 0)), None);
+        assert_eq!(dead_end(&postgres, &snapshot(2, 1)), None);
+        let why = dead_end(&postgres, &snapshot(0, 1)).expect("an end");
+        assert!(why.contains("set REDIS_URL"), "{why}");
+        let of_a_database = Snapshot {
+            database: Some(Uuid::nil()),
+            ..snapshot(2, 0)
+        };
+        assert_eq!(dead_end(&embedded, &of_a_database), None);
+    }
+
+    #[test]
+    fn a_dead_end_is_the_settings_fault_for_those_who_would_wait() {
+        let code = |wait| {
+            let arguments = DrainArguments {
+                wait,
+                timeout: None,
+            };
+            let end = End::Nowhere("3 waiting".to_owned());
+            report(end, None, &arguments).map_err(|failure| failure.code)
+        };
+        assert_eq!(code(true), Err(exit::CONFIG));
+        assert_eq!(code(false), Err(exit::TRY_LATER));
+    }
 
     fn progress(wait: bool, timeout: Option<u32>) -> Progress {
         Progress::new(&DrainArguments { wait, timeout }, 10)

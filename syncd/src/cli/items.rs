@@ -6,7 +6,7 @@ use holdfast_shared::domain::OperationId;
 
 use super::arguments::{ItemsCommand, LaneName};
 use super::operation::{OperationView, print_list, print_one};
-use super::output::Form;
+use super::output::{self, Form};
 use super::place;
 use crate::Failure;
 
@@ -29,13 +29,19 @@ fn list(config: &Config, lane: Option<LaneName>, limit: usize, form: Form) -> Re
         Some(LaneName::Redis) => vec![Lane::Redis],
     };
     let mut views = Vec::new();
+    let mut is_cut_off = false;
     if let Some(reader) = place::reader(config)? {
         for lane in lanes {
-            let items = reader.list_items(lane, limit)?;
-            views.extend(items.iter().map(|queued| view(&queued.item)));
+            // One more than is shown tells whether there are more.
+            let items = reader.list_items(lane, limit + 1)?;
+            is_cut_off |= items.len() > limit;
+            views.extend(items.iter().take(limit).map(|queued| view(&queued.item)));
         }
     }
     print_list(&views, form)?;
+    if is_cut_off {
+        output::complain_of_more(limit);
+    }
     Ok(exit::OK)
 }
 

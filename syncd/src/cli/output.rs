@@ -52,6 +52,11 @@ pub fn complain(text: &str) {
     let _nobody_listens = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Says on standard error that a list was cut off, so that nobody takes it for all there is.
+pub fn complain_of_more(limit: usize) {
+    complain(&format!("there are more: cut off at --limit {limit}"));
+}
+
 /// A value as JSON for programs and people.
 ///
 /// # Errors

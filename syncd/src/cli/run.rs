@@ -5,6 +5,7 @@ use holdfast_shared::config::{Config, exit};
 use holdfast_shared::telemetry;
 
 use super::arguments::RunArguments;
+use super::place;
 use crate::Failure;
 use crate::daemon;
 use crate::lock::{self, Taken};
@@ -46,19 +47,13 @@ async fn take_lock(
     orders: &Orders,
 ) -> Result<Option<DaemonLock>, Failure> {
     let path = &config.buffer.path;
-    let failed = |error: std::io::Error| {
-        let file = DaemonLock::path(path);
-        Failure::io(format!(
-            "can't use the lock file {}: {error}",
-            file.display()
-        ))
-    };
-    match lock::take(path).map_err(failed)? {
+    match place::lock(config)? {
         Taken::Lock(lock) => Ok(Some(lock)),
         Taken::Held { .. } if arguments.standby => {
             tracing::info!("another syncd drains this buffer, standing by");
             systemd::notify_ready("standby: another syncd drains this buffer");
-            lock::wait(path, orders.stop.clone()).await.map_err(failed)
+            let waited = lock::wait(path, orders.stop.clone()).await;
+            waited.map_err(|error| place::unusable_lock(path, &error))
         }
         Taken::Held { by } => Err(Failure::try_later(held(config, by))),
     }

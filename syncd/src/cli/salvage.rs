@@ -1,8 +1,10 @@
 //! `syncd salvage`: what a damaged buffer file still holds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use holdfast_shared::buffer::{Manner, Reading, SalvageReport, Salvaged, read_wreck};
+use holdfast_shared::buffer::{
+    Buffer, Manner, Reading, SalvageReport, Salvaged, mark_salvaged, read_wreck, set_aside_files,
+};
 use holdfast_shared::config::{Config, exit};
 use tokio::task::spawn_blocking;
 
@@ -28,20 +30,62 @@ pub async fn salvage(arguments: SalvageArguments) -> Result<u8, Failure> {
             "that is the buffer itself: give a file that was set aside, or --export",
         ));
     }
-    let manner = match config.postgres {
-        Some(_) => Manner::Queued,
-        None => Manner::Folded,
-    };
     let buffer = place::buffer(&config).await?;
-    let salvaging = buffer.clone();
-    let salvaged = spawn_blocking(move || salvaging.salvage(&file, manner)).await;
-    let salvaged =
-        salvaged.map_err(|panic| Failure::internal(format!("salvaging panicked: {panic}")))?;
+    let salvaged = take_in(&config, &buffer, file).await;
     daemon::close(buffer, config.shutdown_timeout).await;
     let (report, reading) = salvaged?;
     output::print(&describe(&report, reading))?;
     let is_all = report.unreadable == Some(0) && report.damaged == 0;
     Ok(if is_all { exit::OK } else { exit::IO })
+}
+
+/// Recovers what the files that were set aside beside the buffer still hold, as the daemon does by itself, and says on
+/// standard error what came of each. One that can't be salvaged stays where it is.
+///
+/// # Errors
+/// When the buffer's directory can't be read.
+pub async fn salvage_set_aside(config: &Config, buffer: &Buffer) -> Result<(), Failure> {
+    for file in waiting_files(buffer.path())? {
+        let said = match take_in(config, buffer, file.clone()).await {
+            Ok((report, reading)) => {
+                let marked = mark_salvaged(buffer.path(), &file).unwrap_or_else(|_| file.clone());
+                let what = describe(&report, reading);
+                format!("salvaged {}\n{}", marked.display(), what.trim_end())
+            }
+            Err(failure) => format!("can't salvage {}: {failure}", file.display()),
+        };
+        output::complain(&format!("syncd: {said}"));
+    }
+    Ok(())
+}
+
+/// Files set aside beside the buffer that have not been salvaged, the oldest first.
+///
+/// # Errors
+/// When the buffer's directory can't be read.
+pub fn waiting_files(buffer: &Path) -> Result<Vec<PathBuf>, Failure> {
+    set_aside_files(buffer).map_err(|error| {
+        Failure::io(format!(
+            "can't look for damaged files beside {}: {error}",
+            buffer.display()
+        ))
+    })
+}
+
+async fn take_in(
+    config: &Config,
+    buffer: &Buffer,
+    file: PathBuf,
+) -> Result<(SalvageReport, Reading), Failure> {
+    let manner = match config.postgres {
+        Some(_) => Manner::Queued,
+        None => Manner::Folded,
+    };
+    let buffer = buffer.clone();
+    let salvaged = spawn_blocking(move || buffer.salvage(&file, manner)).await;
+    let salvaged =
+        salvaged.map_err(|panic| Failure::internal(format!("salvaging panicked: {panic}")))?;
+    Ok(salvaged?)
 }
 
 fn export(file: &Path) -> Result<u8, Failure> {

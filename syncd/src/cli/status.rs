@@ -1,8 +1,10 @@
 //! `syncd status`: how things stand, as seen from here, whether a daemon runs or not.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, IsTerminal};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use comfy_table::Cell;
@@ -22,7 +24,7 @@ use super::output::{self, Form, printable};
 use super::place;
 use crate::Failure;
 use crate::drain::eta;
-use crate::status::{LaneState, Sources, Status, StoreState};
+use crate::status::{BufferState, LaneState, Sources, Status, StoreState, or_unknown};
 
 /// How long a store is given to answer.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -49,7 +51,7 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 ///
 /// # Errors
 /// When the settings have faults or the output can't be written. A buffer or a store that can't be used is part of the
-/// status.
+/// status; with a buffer this user may not read, the exit code is 74.
 pub async fn status(arguments: StatusArguments) -> Result<u8, Failure> {
     let config = Config::load()?;
     let (form, mut looker) = (Form::from(arguments.json), Looker::new(&config));
@@ -67,6 +69,10 @@ pub async fn status(arguments: StatusArguments) -> Result<u8, Failure> {
             }
             (Form::Text, true) => describe(&look) + "\n",
         };
+        if !arguments.watch && look.is_forbidden {
+            output::print(&text)?;
+            return Ok(exit::IO);
+        }
         if output::print(&text)? == output::Reader::Gone || !arguments.watch {
             return Ok(exit::OK);
         }
@@ -83,6 +89,10 @@ struct Look {
     /// `None` when too many wait to be told apart.
     by_entity: Option<ByEntity>,
     buffer_error: Option<String>,
+    /// Whether this user may not read the buffer.
+    is_forbidden: bool,
+    /// The buffer's file, and whether it is there.
+    file: String,
     /// What the daemon says of itself.
     daemon: Option<String>,
 }
@@ -115,35 +125,37 @@ impl<'c> Looker<'c> {
         let seen = self.look_at_buffer().await;
         let snapshot = seen.as_ref().map(|(snapshot, _)| snapshot);
         let per_second = self.measure(snapshot.ok());
-        let waiting = |lane: Lane| snapshot.map_or(0, |snapshot| snapshot.waiting_in(lane));
+        let time_left = |lane: Lane| {
+            let waiting = snapshot.ok()?.waiting_in(lane);
+            eta(waiting, per_second[lane as usize])
+        };
         let status = Status::new(&Sources {
             postgres,
             redis,
             buffer: snapshot.map_err(Clone::clone),
             max_items: self.config.buffer.max_items,
-            running: DaemonLock::is_held(&self.config.buffer.path).unwrap_or(false),
+            running: DaemonLock::is_held(&self.config.buffer.path).ok(),
             per_second,
-            eta: Lane::ALL.map(|lane| eta(waiting(lane), per_second[lane as usize])),
+            eta: Lane::ALL.map(time_left),
             now: now(),
         });
-        let daemon = if status.syncd.running {
+        let daemon = if status.syncd.running == Some(true) {
             ask_daemon(self.config).await
         } else {
             None
         };
-        match seen {
-            Ok((_, by_entity)) => Look {
-                status,
-                by_entity,
-                buffer_error: None,
-                daemon,
-            },
-            Err(error) => Look {
-                status,
-                by_entity: None,
-                buffer_error: Some(error),
-                daemon,
-            },
+        let path = &self.config.buffer.path;
+        let (by_entity, buffer_error) = match seen {
+            Ok((_, by_entity)) => (by_entity, None),
+            Err(error) => (None, Some(error)),
+        };
+        Look {
+            status,
+            by_entity,
+            is_forbidden: buffer_error.is_some() && is_forbidden(path),
+            buffer_error,
+            file: place_of(path),
+            daemon,
         }
     }
 
@@ -176,6 +188,22 @@ impl<'c> Looker<'c> {
         let seconds = now.duration_since(at).as_secs_f64().max(0.001);
         Lane::ALL.map(|lane| decline(&before, snapshot, lane) / seconds)
     }
+}
+
+/// A path, with the note that nothing is there where that is so.
+fn place_of(path: &Path) -> String {
+    let note = match place::is_there(path) {
+        Ok(false) => " (not there)",
+        Ok(true) | Err(_) => "",
+    };
+    format!("{}{note}", path.display())
+}
+
+/// Whether the system keeps this user from reading a file, or from writing it: one that wasn't closed wants a repair
+/// before it can be read.
+fn is_forbidden(path: &Path) -> bool {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -328,12 +356,11 @@ fn backlog(look: &Look) -> String {
 }
 
 fn lane_row(name: &str, lane: &LaneState) -> Vec<Cell> {
-    let by = lane.by_priority;
     let left = lane
         .eta_seconds
         .map_or_else(|| "unknown".to_owned(), output::duration);
     let mut row = vec![Cell::new(name)];
-    row.extend([by.one, by.two, by.three, by.four, by.five, lane.pending].map(output::number));
+    row.extend(lane.numbers().map(or_unknown).map(output::number));
     row.extend([
         output::number(format!("{:.0}", lane.items_per_second)),
         output::number(left),
@@ -343,36 +370,32 @@ fn lane_row(name: &str, lane: &LaneState) -> Vec<Cell> {
 
 fn facts(look: &Look) -> String {
     let (buffer, syncd) = (&look.status.buffer, look.status.syncd);
-    let state = match &look.buffer_error {
-        Some(error) => format!("{}: {error}", buffer.state),
-        None => buffer.state.to_owned(),
+    let mut text = format!("buffer file   {}\n", printable(&look.file));
+    text += &match &look.buffer_error {
+        Some(error) => format!("buffer        {}: {error}\n", buffer.state),
+        None => fill(buffer),
     };
-    #[expect(clippy::cast_precision_loss, reason = "an age for people")]
-    let oldest = output::duration(buffer.oldest_age_seconds as f64);
-    let mut text = format!(
-        "buffer        {state}, {} of at most {} items",
-        buffer.pending, buffer.max_items
-    );
-    text += &format!(", oldest {oldest}, {}\n", output::bytes(buffer.bytes));
     text += &format!(
         "dead letters  {}{}\n",
-        buffer.dead,
-        if buffer.dead > 0 {
+        or_unknown(buffer.dead),
+        if buffer.dead > Some(0) {
             " (syncd dead list)"
         } else {
             ""
         }
     );
-    if buffer.damaged_items + buffer.damaged_files > 0 {
+    let (items, files) = (buffer.damaged_items, buffer.damaged_files);
+    if items > Some(0) || files > Some(0) {
         text += &format!(
             "damage        {} items (syncd dead list), {} files beside the buffer\n",
-            buffer.damaged_items, buffer.damaged_files
+            or_unknown(items),
+            or_unknown(files)
         );
     }
-    let running = if syncd.running {
-        "running"
-    } else {
-        "not running"
+    let running = match syncd.running {
+        Some(true) => "running",
+        Some(false) => "not running",
+        None => "unknown",
     };
     let says = look
         .daemon
@@ -381,4 +404,17 @@ fn facts(look: &Look) -> String {
         .unwrap_or_default();
     text += &format!("syncd         {running}{says}\n");
     text
+}
+
+/// What is in the buffer, of one that could be read.
+fn fill(buffer: &BufferState) -> String {
+    let (pending, bytes) = (buffer.pending.unwrap_or_default(), buffer.bytes);
+    #[expect(clippy::cast_precision_loss, reason = "an age for people")]
+    let oldest = output::duration(buffer.oldest_age_seconds.unwrap_or_default() as f64);
+    format!(
+        "buffer        {}, {pending} of at most {} items, oldest {oldest}, {}\n",
+        buffer.state,
+        buffer.max_items,
+        output::bytes(bytes.unwrap_or_default())
+    )
 }

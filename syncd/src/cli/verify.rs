@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use super::arguments::VerifyArguments;
 use super::database::configured_database;
 use super::output::{self, Form};
+use super::place;
 use crate::Failure;
 
 /// The outcome for programs.
@@ -30,11 +31,8 @@ struct View {
 pub async fn verify(arguments: VerifyArguments) -> Result<u8, Failure> {
     let config = Config::load()?;
     let path = config.buffer.path.clone();
-    if !path.exists() {
-        return Err(Failure::io(format!(
-            "there is no buffer file {}",
-            path.display()
-        )));
+    if !place::is_there(&path)? {
+        return Err(place::no_file(&path));
     }
     let verifying = spawn_blocking(move || buffer::verify(&path)).await;
     let mut found = verifying

@@ -1,5 +1,7 @@
 //! Dead letters that have left the buffer: kept in the archive, and retried from there.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,6 +13,8 @@ use crate::site::{SETTLE, Site, titles};
 
 /// Every accepted operation is in a known state.
 const BALANCED: &str = "holdfast_conservation_imbalance 0";
+
+const IO_ERROR: i32 = 74;
 
 /// Has the buffer's own retention run as if the letters were past their age.
 async fn archive(site: &Site) -> Result<String> {
@@ -45,6 +49,16 @@ async fn letters_of_the_archive_are_retried_in_order_and_counted() -> Result<()>
     site.heal().await?;
     site.drained(SETTLE).await?;
     assert_eq!(site.dead().await?, 2);
+    for (limit, is_cut_off) in [("1", true), ("2", false)] {
+        let limited = ["dead", "list", "--json", "--limit", limit];
+        let limited = site.node.syncd(&limited).await?;
+        let shown = limited.expect_code(0).json()?;
+        assert_eq!(
+            shown.as_array().map(|letters| letters.len().to_string()),
+            Some(limit.to_owned())
+        );
+        assert_eq!(limited.stderr.contains("there are more"), is_cut_off);
+    }
 
     let file = archive(&site).await?;
     let emptied = |health: &serde_json::Value| health["buffer"]["dead"] == 0;
@@ -61,15 +75,29 @@ async fn letters_of_the_archive_are_retried_in_order_and_counted() -> Result<()>
         Some(2)
     );
 
+    let mut torn = OpenOptions::new().append(true).open(&file)?;
+    torn.write_all(b"{\"operation_id\": \"\xff")?;
+    let listed = site
+        .node
+        .syncd(&["dead", "list", "--json", "--from", &file])
+        .await?;
+    let known = listed.expect_code(IO_ERROR).json()?;
+    assert_eq!(known.as_array().map(Vec::len), Some(2));
+    assert!(listed.stderr.contains("line 3"), "{}", listed.stderr);
+
     site.sql("ALTER TABLE tasks DROP CONSTRAINT no_poison")
         .await?;
     let retried = site.node.syncd(&["dead", "retry", "--from", &file]).await?;
-    assert_eq!(retried.expect_code(0).stdout.trim(), "queued again: 2");
+    assert_eq!(
+        retried.expect_code(IO_ERROR).stdout.trim(),
+        "queued again: 2"
+    );
+    assert!(retried.stderr.contains("line 3"), "{}", retried.stderr);
     site.drained(SETTLE).await?;
     let read = client.get(&path).await?;
     assert_eq!(read.expect(200).json()["description"], "of it");
     let again = site.node.syncd(&["dead", "retry", "--from", &file]).await?;
-    assert_eq!(again.expect_code(0).stdout.trim(), "queued again: 0");
+    assert_eq!(again.expect_code(IO_ERROR).stdout.trim(), "queued again: 0");
     site.syncd_shows(BALANCED).await?;
     Ok(())
 }

@@ -47,6 +47,15 @@ async fn salvage(
     salvaging.unwrap_or(Err(BufferError::Closed))
 }
 
+/// Flips a bit in each place where the file says these words.
+fn flip(bytes: &mut [u8], words: &[u8]) {
+    for at in 0..bytes.len() - words.len() {
+        if bytes[at..].starts_with(words) {
+            bytes[at] ^= 1;
+        }
+    }
+}
+
 /// Closes a buffer, changes the bytes of its file, and opens it again.
 async fn hurt(
     buffer: Buffer,
@@ -246,15 +255,7 @@ async fn verifying_changes_nothing_and_finds_a_flipped_bit_and_a_missing_ballast
     let before = fs::read(&settings.path)?;
     assert_eq!(verify(&settings.path)?.findings.len(), 1);
     assert_eq!(fs::read(&settings.path)?, before);
-    let buffer = hurt(buffer, &settings, |bytes| {
-        let words = b"task 7 ";
-        for at in 0..bytes.len() - words.len() {
-            if bytes[at..].starts_with(words) {
-                bytes[at] ^= 1;
-            }
-        }
-    })
-    .await?;
+    let buffer = hurt(buffer, &settings, |bytes| flip(bytes, b"task 7 ")).await?;
     let found = verify(&settings.path)?;
     assert_eq!(
         (found.items, found.damaged),
@@ -273,6 +274,32 @@ async fn verifying_changes_nothing_and_finds_a_flipped_bit_and_a_missing_ballast
     );
     assert_eq!(buffer.discard_damaged().await?, 1);
     conserved(&buffer).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_item_is_discarded_by_the_id_its_bytes_name_and_no_other_is() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = config(directory.path(), 100);
+    let buffer = Buffer::open(&settings)?;
+    let ids = fill(&buffer, 10).await?;
+    let buffer = hurt(buffer, &settings, |bytes| {
+        flip(bytes, b"task 3 ");
+        flip(bytes, b"task 7 ");
+    })
+    .await?;
+    let batch = batch(&buffer, 100, Skip::default(), any_time()).await?;
+    assert_eq!(buffer.set_aside(batch.damaged).await?, 2);
+    let named = vec![ids[3], ids[4], OperationId::generate()];
+    assert_eq!(buffer.discard_damaged_of(named).await?, 1);
+    let left = buffer.read(|reader| reader.list_damaged(10)).await?;
+    let left: Vec<Option<OperationId>> = left.iter().map(DamagedItem::id).collect();
+    assert_eq!(left, [Some(ids[7])]);
+    let counted = conserved(&buffer).await?.counters;
+    assert_eq!(
+        (counted.pending, counted.dead, counted.discarded),
+        (8, 1, 1)
+    );
     Ok(())
 }
 

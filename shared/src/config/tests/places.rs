@@ -90,6 +90,38 @@ fn secret_files_that_cannot_be_used_are_refused() {
 }
 
 #[test]
+fn a_secret_is_one_line_wherever_it_lies() {
+    for (text, problem) in [
+        ("\u{feff}redis://:hunter2@redis\n", "a byte order mark"),
+        ("redis://:hunter2@redis\n\n", "a line break"),
+        ("redis://:hunter2@redis\r\nx", "a line break"),
+        ("redis://:hunter2\0@redis", "a NUL"),
+    ] {
+        let (_file, path) = file(text);
+        let fault = only_fault(&[("REDIS_URL_FILE", &path)]);
+        assert!(
+            fault.starts_with(&format!("REDIS_URL (file {path}): must be one line")),
+            "{fault}"
+        );
+        assert!(fault.contains(problem), "{text:?}: {fault}");
+        assert!(!fault.contains("hunter2"), "{fault}");
+    }
+    let two_lines = format!("{SECRET}\n{SECRET}");
+    for name in ["JWT_SECRET", "DATABASE_URL", "REDIS_URL"] {
+        let fault = only_fault(&[(name, &two_lines)]);
+        assert!(
+            fault.starts_with(&format!("{name}: must be one line, but holds a line break")),
+            "{fault}"
+        );
+    }
+    let fault = only_fault(&[("DB_HOST", "db"), ("DB_PASSWORD", "hunter2\n")]);
+    assert!(
+        fault.starts_with("DB_PASSWORD: must be one line"),
+        "{fault}"
+    );
+}
+
+#[test]
 fn systemd_credentials_are_read_in_either_case() {
     for name in ["jwt_secret", "JWT_SECRET"] {
         let directory = tempfile::tempdir().expect("a temporary directory");

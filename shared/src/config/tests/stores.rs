@@ -38,6 +38,11 @@ fn bad_database_urls_are_refused_and_not_shown() {
         ("hunter2", "is not a URL"),
         ("mysql://me:hunter2@db/x", "doesn't begin with postgres://"),
         ("postgres://me:hunter2@db/x#y", "unescaped #"),
+        ("postgres://", "names no host"),
+        ("postgres:///x?password=hunter2", "names no host"),
+        ("postgres:///x?password=hunter2&host=", "names no host"),
+        ("postgres://me:hunter2@db:0/x", "names port 0"),
+        ("postgres://me:hunter2@db/x?port=0", "names port 0"),
         ("postgres://me:hunter2@one,two/x", "names several hosts"),
         (
             "postgres:///x?password=hunter2&host=one,two",
