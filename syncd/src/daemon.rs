@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use holdfast_shared::buffer::{Binding, Buffer, DaemonLock, Manner};
+use holdfast_shared::buffer::{Binding, Buffer, DaemonLock, Lane, Manner, Reader};
 use holdfast_shared::config::{BufferConfig, Config};
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::failure::Failure;
@@ -15,6 +16,9 @@ use crate::signals::{Orders, told_to_stop};
 use crate::status_page::{self, Source};
 use crate::systemd::{self, Pulse};
 use crate::upkeep::Upkeep;
+
+/// How long closing the buffer may take, at least: the writer's last transaction.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Renders Prometheus' text.
 pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
@@ -31,6 +35,7 @@ pub async fn run(
     render_metrics: RenderMetrics,
 ) -> Result<(), Failure> {
     let buffer = open_buffer(&config).await?;
+    tell_of_redis(&config, &buffer).await;
     let mut engine = Engine::start(
         &config,
         &buffer,
@@ -83,6 +88,21 @@ pub async fn open_buffer(config: &Config) -> Result<Buffer, Failure> {
     Ok(buffer)
 }
 
+/// Says what will not get anywhere: what waits for a Redis that is configured no more.
+async fn tell_of_redis(config: &Config, buffer: &Buffer) {
+    // Of one that can't be read its lanes will tell.
+    let Ok(snapshot) = buffer.read(Reader::snapshot).await else {
+        return;
+    };
+    let waiting = snapshot.waiting_in(Lane::Redis);
+    if config.redis.is_none() && config.postgres.is_some() && waiting > 0 {
+        tracing::warn!(
+            waiting,
+            "items wait for redis, which is not configured: set REDIS_URL"
+        );
+    }
+}
+
 async fn listen(config: &Config) -> Result<Option<TcpListener>, Failure> {
     let Some(address) = config.syncd_addr else {
         return Ok(None);
@@ -103,10 +123,11 @@ async fn attend(
     orders: &Orders,
 ) -> Result<(), Failure> {
     let mut stop = orders.stop.clone();
+    let mut read_last = config.clone();
     loop {
         tokio::select! {
             () = told_to_stop(&mut stop) => return Ok(()),
-            () = orders.reload.notified() => reload(config, engine),
+            () = orders.reload.notified() => reload(config, &mut read_last, engine),
             ended = engine.watch() => return Ok(ended?),
             Some(Err(defect)) = services.join_next() => {
                 return Err(Failure::internal(format!("a part of syncd ended by a defect: {defect}")));
@@ -115,16 +136,26 @@ async fn attend(
     }
 }
 
-fn reload(config: &Config, engine: &Engine) {
+/// Takes over what can change while running; the rest is in force as it was at the start.
+fn reload(at_start: &Config, read_last: &mut Config, engine: &Engine) {
     systemd::notify_reloading();
     match Config::load() {
         Ok(read) => {
-            let changes = reload::compare(config, &read);
-            engine.reconfigure(read.sync);
-            tracing::info!(applied = changes.applied.join(" "), "settings read again");
-            if !changes.postponed.is_empty() {
+            let applied = reload::compare(read_last, &read).applied;
+            let postponed = reload::compare(at_start, &read).postponed;
+            engine.reconfigure(read.sync.clone());
+            *read_last = read;
+            if applied.is_empty() {
+                tracing::info!(
+                    "settings read again: nothing has changed that takes effect while running (what a service manager \
+                     has put into the environment stays until a restart)"
+                );
+            } else {
+                tracing::info!(applied = applied.join(" "), "settings read again");
+            }
+            if !postponed.is_empty() {
                 tracing::warn!(
-                    variables = changes.postponed.join(" "),
+                    variables = postponed.join(" "),
                     "changed settings need a restart"
                 );
             }
@@ -138,18 +169,19 @@ fn reload(config: &Config, engine: &Engine) {
 async fn leave(config: &Config, mut engine: Engine, buffer: &Buffer) {
     systemd::notify_stopping("finishing the batch");
     tracing::info!("syncd is leaving");
-    let deadline = config.shutdown_timeout;
-    if tokio::time::timeout(deadline, engine.finish())
+    let until = Instant::now() + config.shutdown_timeout;
+    if tokio::time::timeout_at(until, engine.finish())
         .await
         .is_err()
     {
         tracing::warn!(
-            deadline_seconds = deadline.as_secs(),
+            deadline_seconds = config.shutdown_timeout.as_secs(),
             "batch not finished in time; it will be applied again"
         );
     }
     drop(engine);
-    close(buffer.clone(), deadline).await;
+    let left = until.saturating_duration_since(Instant::now());
+    close(buffer.clone(), left.max(CLOSE_DEADLINE)).await;
 }
 
 /// Closes the buffer, unless another process keeps it for longer than `deadline`.

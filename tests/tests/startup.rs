@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use holdfast_tests::{Finished, Node, Postgres, ReservedPort, eventually, tokens};
+use holdfast_tests::{Finished, Node, Postgres, Program, ReservedPort, eventually, tokens};
+use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -386,4 +387,31 @@ async fn a_buffer_with_items_refuses_another_database() -> Result<()> {
         assert_one_line(&finished, &["syncd adopt"]);
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn settings_read_again_are_told_apart_from_those_in_force() -> Result<()> {
+    let node = Node::new()?;
+    let dotenv = node.directory().join(".env");
+    fs::write(&dotenv, "SYNC_BATCH_SIZE=60\n")?;
+    let mut syncd = node.start_syncd().await?;
+    // There and back: each is a change.
+    for (reloads, size) in [(1, 70), (2, 60)] {
+        fs::write(&dotenv, format!("SYNC_BATCH_SIZE={size}\n"))?;
+        reload(&mut syncd, "applied", reloads).await?;
+    }
+    reload(&mut syncd, "nothing has changed", 1).await?;
+    fs::write(&dotenv, "SYNC_BATCH_SIZE=60\nBUFFER_MAX_SIZE=7\n")?;
+    reload(&mut syncd, "changed settings need a restart", 1).await
+}
+
+/// Has it read its settings again, until its log tells of `what` so many times.
+async fn reload(syncd: &mut Program, what: &str, times: usize) -> Result<()> {
+    syncd.signal(Signal::SIGHUP)?;
+    eventually(SETTLE, what, async || {
+        let log = syncd.log();
+        let told = log.matches(what).count() == times;
+        told.then_some(()).ok_or(log)
+    })
+    .await
 }

@@ -50,6 +50,18 @@ pub enum BufferError {
         /// What was found.
         detail: String,
     },
+    /// The path names a file that can't be read as a buffer, and nothing beside it says that it ever was one. It is
+    /// left as it is.
+    #[error(
+        "{path} is no buffer of Holdfast's ({detail}): check BUFFER_PATH; what a damaged buffer that was copied there \
+         still holds, `syncd salvage` reads"
+    )]
+    Stranger {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
     /// The path names another file than the one that is open: somebody removed or replaced it. The next attempt uses
     /// the file that is there now.
     #[error("the buffer file {path} was removed or replaced under the running process")]

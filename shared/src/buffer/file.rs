@@ -73,9 +73,13 @@ impl OpenFile {
         let acquaintance = acquaint(path).map_err(failed)?;
         // Processes that begin at the same time make it one after the other.
         let opened = (!is_to_be_made(path)).then(|| Handle::open(path, 0));
-        let is_damaged = matches!(opened, Some(Err(BufferError::Damaged { .. })));
         let handle = match opened {
-            Some(opened) if !is_damaged || acquaintance == Acquaintance::Stranger => opened?,
+            Some(Err(BufferError::Damaged { path, detail }))
+                if acquaintance == Acquaintance::Stranger =>
+            {
+                return Err(BufferError::Stranger { path, detail });
+            }
+            Some(opened) if !matches!(opened, Err(BufferError::Damaged { .. })) => opened?,
             _ => {
                 let turnstile = Turnstile::open(path).map_err(failed)?;
                 open_or_replace(path, 0, &turnstile.enter().map_err(failed)?)?

@@ -16,9 +16,6 @@ use crate::{Failure, daemon};
 /// How long a database is given to say which it is, where that is good to know but not needed.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long closing the buffer may take.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-
 /// Brings the schema up to date.
 ///
 /// # Errors
@@ -43,6 +40,9 @@ pub async fn migrate() -> Result<u8, Failure> {
 /// When a daemon runs, the database can't be reached, or the buffer can't be written.
 pub async fn adopt() -> Result<u8, Failure> {
     let config = Config::load()?;
+    if !place::is_there(&config.buffer.path)? {
+        return Err(place::no_file(&config.buffer.path));
+    }
     place::prepare_for_lock()?;
     let lock = match place::lock(&config)? {
         Taken::Lock(lock) => lock,
@@ -60,7 +60,7 @@ pub async fn adopt() -> Result<u8, Failure> {
         .read(Reader::snapshot)
         .await?
         .waiting_in(Lane::Postgres);
-    daemon::close(buffer, CLOSE_DEADLINE).await;
+    daemon::close(buffer, daemon::CLOSE_DEADLINE).await;
     drop(lock);
     let whose = if database.is_some() {
         "to the configured database"

@@ -26,9 +26,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long nothing may get through before it gives up, unless it is to wait: more than two probes of a store take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long closing the buffer may take.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-
 /// How a drain ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
@@ -112,6 +109,9 @@ fn is_salvaging(config: &Config, empty_since: &mut Option<Instant>) -> Result<bo
 /// A daemon that has just ended, or that belongs to somebody else, is not woken; the backlog shows what it does.
 fn wake(pid: i32) -> Result<(), Failure> {
     use nix::errno::Errno;
+    if !is_syncd(pid) {
+        return Ok(());
+    }
     match kill(Pid::from_raw(pid), Signal::SIGUSR1) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(Errno::EPERM) => {
@@ -122,6 +122,12 @@ fn wake(pid: i32) -> Result<(), Failure> {
             "can't wake the daemon (pid {pid}): {errno}"
         ))),
     }
+}
+
+/// Whether a process is a syncd. The lock file may name one that was killed, until the next holder has signed, and its
+/// number be another program's by now, which SIGUSR1 would end.
+fn is_syncd(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "syncd")
 }
 
 /// Drains in this process.
@@ -146,7 +152,7 @@ async fn drain_here(
         );
     }
     drop(engine);
-    daemon::close(buffer, CLOSE_DEADLINE).await;
+    daemon::close(buffer, daemon::CLOSE_DEADLINE).await;
     Ok((end?, Some(why)))
 }
 

@@ -223,8 +223,11 @@ async fn an_emptied_file_is_noticed_and_a_stranger_s_file_is_left_alone() -> Out
     fs::File::create(&settings.path)?.write_all(b"somebody's letters")?;
     assert!(matches!(
         Buffer::open(&settings),
-        Err(BufferError::Damaged { .. })
+        Err(BufferError::Stranger { .. })
     ));
+    // Looking into it makes it no acquaintance.
+    drop(verify(&settings.path));
+    assert_eq!(acquaint(&settings.path)?, Acquaintance::Stranger);
     assert_eq!(fs::read(&settings.path)?, b"somebody's letters");
     Ok(())
 }
