@@ -22,11 +22,31 @@ pub fn text(lengths: RangeInclusive<usize>) -> ObjectBuilder {
         .pattern(Some(TEXT))
 }
 
+/// White space as Unicode has it (property `White_Space`), and as it is taken away. `\s` of a regular expression leaves
+/// U+0085 out and takes U+FEFF in.
+const WHITE_SPACE: [RangeInclusive<char>; 10] = [
+    '\t'..='\r',
+    ' '..=' ',
+    '\u{85}'..='\u{85}',
+    '\u{a0}'..='\u{a0}',
+    '\u{1680}'..='\u{1680}',
+    '\u{2000}'..='\u{200a}',
+    '\u{2028}'..='\u{2029}',
+    '\u{202f}'..='\u{202f}',
+    '\u{205f}'..='\u{205f}',
+    '\u{3000}'..='\u{3000}',
+];
+
 /// A text of one to so many characters after the white space around it is taken away: more of that may be sent, so
 /// only a pattern can say it.
 pub fn trimmed_text(longest: usize) -> ObjectBuilder {
-    let inner = longest - 2;
-    let pattern = format!(r"^\s*[^\s\u0000]([^\u0000]{{0,{inner}}}[^\s\u0000])?\s*$");
+    let ranges = WHITE_SPACE.map(|range| {
+        let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
+        format!(r"\u{first:04x}-\u{last:04x}")
+    });
+    let (space, inner) = (ranges.concat(), longest - 2);
+    let pattern =
+        format!(r"^[{space}]*[^{space}\u0000]([^\u0000]{{0,{inner}}}[^{space}\u0000])?[{space}]*$");
     string().pattern(Some(pattern))
 }
 
@@ -132,5 +152,18 @@ pub trait Fields {
 impl Fields for ObjectBuilder {
     fn always(self, name: &str, schema: impl Into<RefOr<Schema>>) -> Self {
         self.property(name, schema).required(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_is_what_is_taken_away() {
+        for character in '\0'..=char::MAX {
+            let is_listed = WHITE_SPACE.iter().any(|range| range.contains(&character));
+            assert_eq!(is_listed, character.is_whitespace(), "{character:?}");
+        }
     }
 }
