@@ -226,17 +226,11 @@ mod tests {
     fn snapshot(pending: u64) -> Snapshot {
         Snapshot {
             waiting: [[0, 0, pending, 0, 0], [0; 5]],
-            oldest_accepted_at: None,
-            finished: 0,
-            set_aside: 0,
-            damaged_files: 0,
-            size_bytes: 0,
-            disk_full: false,
             counters: Counters {
                 pending,
                 ..Counters::default()
             },
-            database: None,
+            ..Snapshot::default()
         }
     }
 

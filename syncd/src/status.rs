@@ -312,17 +312,13 @@ mod tests {
         Snapshot {
             waiting: [[0, 0, pending, 0, 0], [0; 5]],
             oldest_accepted_at: Some(Timestamp::from_micros(1_000_000)),
-            finished: 0,
-            set_aside: 0,
-            damaged_files: 0,
             size_bytes: 4096,
-            disk_full: false,
             counters: Counters {
                 pending,
                 dead: 2,
                 ..Counters::default()
             },
-            database: None,
+            ..Snapshot::default()
         }
     }
 

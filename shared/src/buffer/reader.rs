@@ -32,8 +32,8 @@ use super::schema::{
 };
 use super::snap::Snap;
 
-/// The state of the buffer at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The state of the buffer at one moment. By default: of one that nobody has made yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Items waiting by lane and priority (0 is priority 1).
     pub waiting: [[u64; 5]; 2],
@@ -133,10 +133,12 @@ impl Reader {
     /// Opens the file for reading only, beside whoever writes it. `Ok(None)` when there is no file.
     ///
     /// # Errors
-    /// When it can't be opened or is of a newer schema.
+    /// When it can't be opened, it can't be told whether it is there, or it is of a newer schema.
     pub fn open(path: &Path) -> Result<Option<Self>, BufferError> {
-        if !path.exists() {
-            return Ok(None);
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => return Err(BufferError::io(path, &error)),
         }
         let mut builder = Database::builder();
         builder

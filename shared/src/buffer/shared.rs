@@ -77,15 +77,20 @@ impl Buffer {
             writer_number,
         } = become_writer(&file, &reader)?;
         let clock = Clock::reading(NodeId::from_number(node_number), source);
-        match reader.time_notes() {
-            Ok((known, _)) => known.into_iter().for_each(|known| known.tell(&clock)),
+        let noted = reader
+            .time_notes()
+            .and_then(|notes| Ok((notes, reader.database()?)));
+        match noted {
+            Ok(((known, _), database)) => {
+                known.into_iter().for_each(|known| known.tell(&clock));
+                // Until a store has said which it is, it is taken to be the one that the file belongs to.
+                if database.is_some() {
+                    claim.set(database);
+                }
+            }
             // The writer sees to it before anything else.
             Err(error) if error.wants_healing() => {}
             Err(error) => return Err(error),
-        }
-        // Until a store has said which it is, it is taken to be the one that the file belongs to.
-        if let Ok(Some(database)) = reader.database() {
-            claim.set(Some(database));
         }
         let (writer, thread) = Writer::start(Arc::clone(&file), writer_number, DEADLINE)?;
         Ok(Buffer(Arc::new(Inner {

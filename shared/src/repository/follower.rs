@@ -114,30 +114,20 @@ mod tests {
 
     use super::*;
 
-    /// What a scrape shows after `record`.
-    fn scrape(record: impl FnOnce()) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, record);
-        recorder.handle().render()
-    }
-
     #[test]
     fn dead_letters_are_among_the_items_of_the_buffer() {
         let snapshot = Snapshot {
-            waiting: [[0; 5]; 2],
-            oldest_accepted_at: None,
-            finished: 0,
-            set_aside: 0,
-            damaged_files: 0,
-            size_bytes: 0,
-            disk_full: false,
             counters: Counters {
                 dead: 3,
                 ..Counters::default()
             },
-            database: None,
+            ..Snapshot::default()
         };
-        let text = scrape(|| set_gauges(&snapshot, 10, Timestamp::from_micros(0)));
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            set_gauges(&snapshot, 10, Timestamp::from_micros(0));
+        });
+        let text = recorder.handle().render();
         let dead = "holdfast_buffer_items{lane=\"all\",state=\"dead\",priority=\"all\"} 3";
         assert!(text.lines().any(|found| found == dead), "{text}");
     }

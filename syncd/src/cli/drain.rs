@@ -309,17 +309,11 @@ mod tests {
     fn snapshot(postgres: u64, redis: u64) -> Snapshot {
         Snapshot {
             waiting: [[0, 0, postgres, 0, 0], [redis, 0, 0, 0, 0]],
-            oldest_accepted_at: None,
-            finished: 0,
-            set_aside: 0,
-            damaged_files: 0,
-            size_bytes: 0,
-            disk_full: false,
             counters: Counters {
                 pending: postgres + redis,
                 ..Counters::default()
             },
-            database: None,
+            ..Snapshot::default()
         }
     }
 

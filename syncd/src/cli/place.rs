@@ -15,11 +15,7 @@ use crate::{Failure, signals};
 /// # Errors
 /// When the file can't be opened, or it can't be told whether there is one.
 pub fn reader(config: &Config) -> Result<Option<Reader>, Failure> {
-    let path = &config.buffer.path;
-    if !is_there(path)? {
-        return Ok(None);
-    }
-    Ok(Reader::open(path)?)
+    Ok(Reader::open(&config.buffer.path)?)
 }
 
 /// Whether there is a buffer file.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use comfy_table::Cell;
-use holdfast_shared::buffer::{BufferError, Counters, DaemonLock, Lane, Reader, Snapshot};
+use holdfast_shared::buffer::{BufferError, DaemonLock, Lane, Reader, Snapshot};
 use holdfast_shared::config::{Config, exit};
 use holdfast_shared::domain::Timestamp;
 use holdfast_shared::health::{Probe, Probed};
@@ -163,7 +163,7 @@ impl<'c> Looker<'c> {
     async fn look_at_buffer(&mut self) -> Result<(Snapshot, Option<ByEntity>), String> {
         let reader = place::reader(self.config).map_err(|failure| failure.to_string())?;
         let Some(reader) = reader else {
-            return Ok((nothing(), Some(ByEntity::new())));
+            return Ok((Snapshot::default(), Some(ByEntity::new())));
         };
         if self.last.is_none() {
             let snapshot = reader.snapshot().map_err(|error| error.to_string())?;
@@ -268,21 +268,6 @@ fn read(reader: &Reader) -> Result<(Snapshot, Option<ByEntity>), BufferError> {
         }
     }
     Ok((snapshot, Some(by_entity)))
-}
-
-/// What a buffer that nobody has made yet holds.
-fn nothing() -> Snapshot {
-    Snapshot {
-        waiting: [[0; 5]; 2],
-        oldest_accepted_at: None,
-        finished: 0,
-        set_aside: 0,
-        damaged_files: 0,
-        size_bytes: 0,
-        disk_full: false,
-        counters: Counters::default(),
-        database: None,
-    }
 }
 
 fn now() -> Timestamp {
