@@ -48,9 +48,12 @@ pub async fn salvage_set_aside(config: &Config, buffer: &Buffer) -> Result<(), F
     for file in waiting_files(buffer.path())? {
         let said = match take_in(config, buffer, file.clone()).await {
             Ok((report, reading)) => {
-                let marked = mark_salvaged(buffer.path(), &file).unwrap_or_else(|_| file.clone());
+                let name = match mark_salvaged(buffer.path(), &file) {
+                    Ok(marked) => marked.display().to_string(),
+                    Err(error) => format!("{}, which can't be renamed: {error}", file.display()),
+                };
                 let what = describe(&report, reading);
-                format!("salvaged {}\n{}", marked.display(), what.trim_end())
+                format!("salvaged {name}\n{}", what.trim_end())
             }
             Err(failure) => format!("can't salvage {}: {failure}", file.display()),
         };
