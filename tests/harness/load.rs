@@ -7,7 +7,7 @@
 //! was deleted must never be seen again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::answer::Answer;
 use crate::client::Client;
+use crate::disk_watch::DiskWatch;
 use crate::ledger::{Findings, Ledger, TaskNumber};
 use crate::tokens;
 use crate::wait::eventually;
@@ -75,6 +76,7 @@ pub struct Load {
     reads: AtomicU64,
     pending_reads: AtomicU64,
     complaints: Mutex<Vec<String>>,
+    disk_stalled: OnceLock<Duration>,
 }
 
 /// Writers at work; [`RunningLoad::stop`] ends them.
@@ -83,6 +85,7 @@ pub struct RunningLoad {
     /// What they share.
     pub load: Arc<Load>,
     writers: Vec<JoinHandle<()>>,
+    disk: DiskWatch,
 }
 
 /// How many clients write, and how much.
@@ -97,13 +100,20 @@ pub struct Pace {
 impl Load {
     /// Starts clients against the API at `origin`. `run` marks their tasks, as
     /// [`Ledger::new`] says.
-    pub fn start(origin: &str, run: &str, pace: Pace) -> RunningLoad {
+    ///
+    /// # Errors
+    /// When the disk can't be watched meanwhile.
+    pub fn start(origin: &str, run: &str, pace: Pace) -> Result<RunningLoad> {
         Self::start_on(vec![origin.to_owned()], run, pace)
     }
 
     /// The same against several API processes on one buffer, which clients
     /// take in turn.
-    pub fn start_on(origins: Vec<String>, run: &str, pace: Pace) -> RunningLoad {
+    ///
+    /// # Errors
+    /// When the disk can't be watched meanwhile.
+    pub fn start_on(origins: Vec<String>, run: &str, pace: Pace) -> Result<RunningLoad> {
+        let disk = DiskWatch::start()?;
         let load = Arc::new(Load {
             ledger: Ledger::new(run),
             api_life: ApiLife::default(),
@@ -114,11 +124,16 @@ impl Load {
             reads: AtomicU64::new(0),
             pending_reads: AtomicU64::new(0),
             complaints: Mutex::default(),
+            disk_stalled: OnceLock::new(),
         });
         let writers = (0..pace.writers)
             .map(|number| tokio::spawn(Writer::new(number, Arc::clone(&load)).work()))
             .collect();
-        RunningLoad { load, writers }
+        Ok(RunningLoad {
+            load,
+            writers,
+            disk,
+        })
     }
 
     /// Attempts that got no answer while the API itself was down.
@@ -136,15 +151,22 @@ impl Load {
         self.pending_reads.load(Ordering::Relaxed)
     }
 
+    /// For how long the disk stalled in all while the load ran; zero as long as
+    /// it runs.
+    pub fn disk_stalled(&self) -> Duration {
+        self.disk_stalled.get().copied().unwrap_or_default()
+    }
+
     /// What was promised and didn't happen, as sentences.
     pub fn complaints(&self) -> Vec<String> {
         let complaints = self.complaints.lock();
         complaints.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asserts that every answer was a success and came within `slowest`, and
-    /// that PostgreSQL holds what clients were told: each task once, with its
-    /// newest title, and none that was deleted. Returns what was compared.
+    /// Asserts that every answer was a success and came within `slowest` and for
+    /// how long the disk stalled, and that PostgreSQL holds what clients were
+    /// told: each task once, with its newest title, and none that was deleted.
+    /// Returns what was compared.
     ///
     /// # Errors
     /// When the tasks can't be read.
@@ -163,7 +185,11 @@ impl Load {
         assert!(findings.acknowledged > 0, "nothing was written");
         assert!(findings.deleted > 0, "nothing was deleted");
         let took = self.ledger.slowest();
-        assert!(took < slowest, "the slowest answer took {took:?}");
+        let stalled = self.disk_stalled();
+        assert!(
+            took < slowest + stalled,
+            "the slowest answer took {took:?}; the disk stalled for {stalled:?}"
+        );
         Ok(findings)
     }
 
@@ -201,12 +227,14 @@ impl RunningLoad {
     /// Lets every client finish the write it is at, then ends them.
     ///
     /// # Errors
-    /// When a client has panicked.
+    /// When a client has panicked, or the disk can't be watched.
     pub async fn stop(self) -> Result<Arc<Load>> {
         self.load.stopping.store(true, Ordering::Relaxed);
         for writer in self.writers {
             writer.await.context("a writer has panicked")?;
         }
+        let stalled = self.disk.total()?;
+        self.load.disk_stalled.get_or_init(|| stalled);
         Ok(self.load)
     }
 }

@@ -17,6 +17,10 @@ use crate::tokens;
 /// The most that a command of `syncd` may take in a test.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 
+/// `STORE_TIMEOUT_MS` of a node, unless a test says otherwise: a disk that stalls for a second or two isn't taken for
+/// an outage of PostgreSQL, which answers late then.
+const PATIENT_MS: &str = "5000";
+
 /// The bug that `make seeded-bugs` has switched on, for the programs too.
 const SEEDED_BUG: &str = "HOLDFAST_SEEDED_BUG";
 
@@ -85,7 +89,8 @@ impl Finished {
 
 impl Node {
     /// A node in embedded mode with an empty directory, a secret for tokens,
-    /// and ports of its own. Nothing is started yet.
+    /// ports of its own, and more patience with the stores than the programs
+    /// have by themselves. Nothing is started yet.
     ///
     /// # Errors
     /// When there is no room for a directory or a port.
@@ -129,6 +134,7 @@ impl Node {
             .with("APP_ENV", "testing")
             .with("LOG_FORMAT", "text")
             .with("JWT_SECRET", tokens::SECRET)
+            .with("STORE_TIMEOUT_MS", PATIENT_MS)
             .with("BUFFER_PATH", &buffer.to_string_lossy())
             .with("API_ADDR", &api)
             .with("SYNCD_ADDR", &syncd))
@@ -138,6 +144,14 @@ impl Node {
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
+        self
+    }
+
+    /// The node with the programs' own deadline for the stores (0.75 s): for
+    /// tests of stores that hang.
+    #[must_use]
+    pub fn hasty(mut self) -> Self {
+        self.unset("STORE_TIMEOUT_MS");
         self
     }
 

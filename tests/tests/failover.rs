@@ -53,6 +53,7 @@ impl Site {
         let address = FaultProxy::start(primary.port()).await?;
         let url = primary.url_through(address.port(), DATABASE);
         let node = Node::new()?
+            .hasty()
             .with("DATABASE_URL", &url)
             .with("SYNC_INTERVAL_SECONDS", "1");
         node.syncd(&["migrate"]).await?.expect_code(0);
@@ -74,7 +75,7 @@ impl Site {
 
     async fn begin(&self) -> Result<RunningLoad> {
         let origins = vec![self.api.base_url(), self.second_api.base_url()];
-        let load = Load::start_on(origins, "failover", PACE);
+        let load = Load::start_on(origins, "failover", PACE)?;
         load.answered(WRITES).await?;
         Ok(load)
     }

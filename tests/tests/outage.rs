@@ -102,7 +102,7 @@ async fn with_redis_dead_tasks_go_straight_to_postgres() -> Result<()> {
         writers: 3,
         writes_per_second: 30,
     };
-    let load = Load::start(&online.api.base_url(), "redis-dead", pace);
+    let load = Load::start(&online.api.base_url(), "redis-dead", pace)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     online.redis.kill9().await?;
     let health = online.api.wait_status(SETTLE, "offline").await?;

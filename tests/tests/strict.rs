@@ -192,7 +192,8 @@ async fn behind_earlier_writes_a_strict_one_is_refused_until_they_are_drained() 
 #[tokio::test]
 async fn an_attempt_without_an_answer_says_that_it_may_have_taken_effect() -> Result<()> {
     // No probe comes in between and takes the store for away.
-    let mut site = start_with(&[("HEALTH_INTERVAL_MS", "60000")]).await?;
+    let mut site =
+        start_with(&[("HEALTH_INTERVAL_MS", "60000"), ("STORE_TIMEOUT_MS", "750")]).await?;
     let unnamed = |title: &str| {
         let request = site.client.request(Method::POST, "/tasks");
         request.json(&json!({"title": title}))

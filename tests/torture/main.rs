@@ -33,11 +33,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::Parser;
 use futures_util::future::join_all;
+use holdfast_tests::DiskWatch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::check::answers::LONG_STALL;
 use crate::client::Client;
-use crate::history::History;
+use crate::history::{History, Trouble};
 use crate::inject::Tally;
 use crate::random::Random;
 use crate::report::Report;
@@ -108,6 +110,7 @@ async fn torture(arguments: &Arguments) -> Result<bool> {
         Sabotage::Nothing
     };
     let world = Arc::new(World::start(&skews, APIS, sabotage).await?);
+    let disk = DiskWatch::start()?;
     let users = Arc::new(Users::new(USERS));
     let scope = Scope {
         nodes: u8::try_from(skews.len())?,
@@ -127,6 +130,12 @@ async fn torture(arguments: &Arguments) -> Result<bool> {
         client::read_all(&world, &user).await;
     }
     let outcome = aftermath::read(&world).await?;
+    for stall in disk.stop()? {
+        if stall.length() >= LONG_STALL {
+            let (from, to) = (stall.from, stall.to);
+            world.recorder.was(Trouble::DiskStalled, from, to);
+        }
+    }
     let (exchanges, troubles, failures) = world.recorder.finish();
     let history = History {
         exchanges,

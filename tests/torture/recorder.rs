@@ -65,6 +65,18 @@ impl Recorder {
         troubles[number].to = now;
     }
 
+    /// Notes a trouble that is over.
+    pub fn was(&self, trouble: Trouble, from: Instant, to: Instant) {
+        let time = |instant: Instant| micros(instant.saturating_duration_since(self.began));
+        let span = Span {
+            trouble,
+            from: time(from),
+            to: time(to),
+        };
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.push(span);
+    }
+
     /// Notes what went wrong beside the requests: a process that didn't come up.
     pub fn failed(&self, what: String) {
         eprintln!("torture: {what}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::check::{Breach, Verdict, answers};
-use crate::history::{Ask, Exchange, History, Resource, Shown, Verb};
+use crate::history::{Ask, Exchange, History, Resource, Shown, Span, Trouble, Verb};
 
 /// Violations told of each breach; all are in the file.
 const TOLD: usize = 4;
@@ -133,6 +133,7 @@ impl Report<'_> {
             "slowest answer",
             format!("{} ms", answers::slowest(self.history) / 1000),
         );
+        add("the disk itself stalled", self.stalls());
         add("drained after", format!("{} ms", self.drained.as_millis()));
         let looked = &self.verdict.looked;
         add("resources followed", looked.resources.to_string());
@@ -147,6 +148,15 @@ impl Report<'_> {
             add(word(breach), count.to_string());
         }
         lines
+    }
+
+    /// How often the machine's disk made every writer wait, and how long at most.
+    fn stalls(&self) -> String {
+        let of_disk = |span: &&Span| span.trouble == Trouble::DiskStalled;
+        let stalls = self.history.troubles.iter().filter(of_disk);
+        let longest = stalls.clone().map(|span| span.to - span.from).max();
+        let longest = longest.unwrap_or_default() / 1000;
+        format!("{} times, {longest} ms at most", stalls.count())
     }
 
     fn count(&self, name: impl Fn(&Exchange) -> String) -> BTreeMap<String, u64> {

@@ -151,6 +151,7 @@ impl Place {
         let to_postgres = FaultProxy::start(postgres.port()).await?;
         let to_redis = FaultProxy::start(redis.port()).await?;
         let mut node = Node::new()?
+            .hasty()
             .with(
                 "DATABASE_URL",
                 &postgres.url_through(to_postgres.port(), DATABASE),

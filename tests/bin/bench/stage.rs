@@ -142,7 +142,7 @@ impl Stage {
 }
 
 fn roomy(node: Node) -> Node {
-    node.with("BUFFER_MAX_SIZE", &ROOM.to_string())
+    node.hasty().with("BUFFER_MAX_SIZE", &ROOM.to_string())
 }
 
 impl Served {

@@ -19,7 +19,7 @@ const WRITES: u64 = 60;
 /// The deadline of a direct write (0.75 s), and what a commit into the buffer may take on a busy machine.
 const SLOWEST: Duration = Duration::from_secs(2);
 
-fn begin(site: &Site) -> RunningLoad {
+fn begin(site: &Site) -> Result<RunningLoad> {
     let origins = vec![site.api.base_url(), site.second_api.base_url()];
     Load::start_on(origins, "pooler", PACE)
 }
@@ -36,7 +36,7 @@ async fn end(site: &Site, load: RunningLoad) -> Result<Arc<Load>> {
 
 async fn writes_go_straight_through(way: Way) -> Result<()> {
     let site = Site::start(way).await?;
-    let load = begin(&site);
+    let load = begin(&site)?;
     load.answered(WRITES).await?;
     let load = end(&site, load).await?;
     let all: u64 = load.ledger.answers().values().sum();
@@ -63,7 +63,7 @@ async fn writes_go_straight_through_a_pooler_that_keeps_statements() -> Result<(
 
 async fn an_outage_behind_it_loses_nothing(way: Way) -> Result<()> {
     let mut site = Site::start(way).await?;
-    let load = begin(&site);
+    let load = begin(&site)?;
     site.stores.postgres.kill9().await?;
     site.reaches("offline").await?;
     load.answered(WRITES).await?;
@@ -85,7 +85,7 @@ async fn an_outage_behind_a_pooler_that_keeps_statements_loses_nothing() -> Resu
 
 async fn pauses_and_deaths_lose_nothing(way: Way) -> Result<()> {
     let mut site = Site::start(way).await?;
-    let load = begin(&site);
+    let load = begin(&site)?;
     site.stores.pooler.command("PAUSE").await?;
     site.reaches("offline").await?;
     load.answered(WRITES).await?;

@@ -62,7 +62,7 @@ impl Stores {
 
     /// A node on it, with nothing started.
     pub fn node(&self) -> Result<Node> {
-        let node = Node::new()?.with("DATABASE_URL", &self.url());
+        let node = Node::new()?.hasty().with("DATABASE_URL", &self.url());
         Ok(node.with("SYNC_INTERVAL_SECONDS", "1"))
     }
 }

@@ -30,6 +30,7 @@ pub struct Site {
 impl Pair {
     async fn start(postgres: &Postgres, redis_url: &str) -> Result<Self> {
         let node = Node::new()?
+            .hasty()
             .with("DATABASE_URL", &postgres.url(DATABASE))
             .with("REDIS_URL", redis_url);
         node.syncd(&["migrate"]).await?.expect_code(0);
@@ -164,7 +165,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    pub fn start(site: &Site, run: &str) -> Self {
+    pub fn start(site: &Site, run: &str) -> Result<Self> {
         let pace = Pace {
             writers: 3,
             writes_per_second: 30,
@@ -186,12 +187,12 @@ impl Traffic {
             }
             complaints
         });
-        Traffic {
-            writers: Load::start(&site.one.api.base_url(), run, pace),
+        Ok(Traffic {
+            writers: Load::start(&site.one.api.base_url(), run, pace)?,
             reader,
             stopping,
             reads,
-        }
+        })
     }
 
     /// Asserts that no request failed, and that everything written is there.

@@ -17,7 +17,7 @@ use crate::site::SETTLE;
 /// What the programs give a call.
 const TIMEOUT: Duration = Duration::from_millis(750);
 /// What a busy machine may add to a deadline.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(3);
 /// More than one page, so that a cluster gets commands for every node in one call.
 const MANY: usize = 2500;
 

@@ -12,10 +12,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, Row};
 
 use crate::operations::{buffered, create, keyed, retitle};
-use crate::support::{self, DATABASE, Fixture, PATIENCE, apply_one, hasty, some_user};
-
-/// What a hasty call may take beyond its deadline, on a busy machine.
-pub const SLACK: Duration = Duration::from_secs(1);
+use crate::support::{
+    self, DATABASE, Fixture, HASTE, PATIENCE, SLACK, apply_one, hasty, some_user,
+};
 
 pub fn assert_failed<T: std::fmt::Debug>(
     result: Result<T, StoreError>,
@@ -63,7 +62,7 @@ async fn a_row_that_somebody_keeps_locked_holds_up_nothing_else() -> Result<()> 
         );
         assert!(!error.outcome_unknown());
     }
-    assert!(started.elapsed() < Duration::from_millis(1500) + SLACK);
+    assert!(started.elapsed() < HASTE * 2 + SLACK);
     assert_eq!(
         apply_one(&store, &retitle(&user, free, 2, "y"))
             .await?

@@ -9,10 +9,10 @@ use holdfast_shared::store::FailureClass;
 use holdfast_shared::store::postgres::Postgres;
 use holdfast_tests::{FaultProxy, Flow, eventually};
 
-use crate::failures::{SLACK, assert_failed};
+use crate::failures::assert_failed;
 use crate::operations::{buffered, create, retitle};
 use crate::support::{
-    self, DATABASE, Fixture, PATIENCE, apply_one, hasty, outcomes, row, some_user,
+    self, DATABASE, Fixture, HASTE, PATIENCE, SLACK, apply_one, hasty, outcomes, row, some_user,
 };
 
 #[tokio::test]
@@ -73,11 +73,7 @@ async fn a_frozen_server_costs_each_call_its_deadline_and_no_more() -> Result<()
             "{error}"
         );
     }
-    assert!(
-        started.elapsed() < Duration::from_millis(750) + SLACK,
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < HASTE + SLACK, "{:?}", started.elapsed());
     assert!(
         asked >= 1,
         "at least the call that had a connection doesn't know"
@@ -88,7 +84,7 @@ async fn a_frozen_server_costs_each_call_its_deadline_and_no_more() -> Result<()
         apply_one(&store, &retitle(&user, *id, 3, "y")).await?;
     }
     assert!(
-        started.elapsed() < Duration::from_secs(1) + SLACK,
+        started.elapsed() < SLACK,
         "dead connections were tried: {:?}",
         started.elapsed()
     );
@@ -137,11 +133,7 @@ async fn a_call_that_hangs_is_given_up_when_a_probe_finds_the_server_elsewhere()
     let started = Instant::now();
     let error = assert_failed(hanging.await?, FailureClass::Unavailable, None);
     assert!(error.outcome_unknown());
-    assert!(
-        started.elapsed() < Duration::from_secs(1) + SLACK,
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < SLACK, "{:?}", started.elapsed());
     assert!(
         store.find_task(id).await?.is_none(),
         "the second server has no such task"

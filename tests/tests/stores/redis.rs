@@ -13,10 +13,9 @@ use holdfast_shared::store::{FailureClass, StoreError};
 use holdfast_tests::redis::Setup;
 use holdfast_tests::{FaultProxy, Flow};
 
-use crate::support::some_user;
+use crate::support::{SLACK, some_user};
 
 const TIMEOUT: Duration = Duration::from_millis(750);
-const SLACK: Duration = Duration::from_secs(1);
 
 struct Fixture {
     server: holdfast_tests::Redis,

@@ -66,9 +66,15 @@ pub fn patient() -> Timeouts {
     Timeouts::direct(PATIENCE)
 }
 
-/// For tests that are: what the API uses.
+/// The deadline of tests that are: long enough for a disk that stalls for a second.
+pub const HASTE: Duration = Duration::from_secs(2);
+
+/// What a call may take beyond its deadline, on a busy machine.
+pub const SLACK: Duration = Duration::from_secs(3);
+
+/// For tests that are.
 pub fn hasty() -> Timeouts {
-    Timeouts::direct(Duration::from_millis(750))
+    Timeouts::direct(HASTE)
 }
 
 /// Applies one operation.

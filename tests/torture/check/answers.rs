@@ -1,5 +1,7 @@
 //! Answers: none missing, none refused, none late, without an excuse.
 
+use std::time::Duration;
+
 use super::order::Writes;
 use super::{Breach, Verdict};
 use crate::history::{
@@ -10,6 +12,12 @@ use crate::history::{
 /// buffer's (5 s, for a disk that others keep busy), and as much again as a
 /// machine with more processes than cores may add.
 pub const SLOWEST: Micros = 8_000_000;
+
+/// A stall of the disk that may make a direct write late: it has 750 ms, for several round trips and a commit.
+pub const LONG_STALL: Duration = Duration::from_millis(400);
+
+/// The buffer's deadline, as a client sees it at least.
+const BUFFER_DEADLINE: Micros = 4_900_000;
 
 /// How long after a store's trouble a node may still not have found it well
 /// again: a probe, a connection, and PostgreSQL's recovery.
@@ -27,7 +35,8 @@ pub fn check(history: &History, writes: &Writes<'_>, verdict: &mut Verdict) {
             verdict.add(Breach::Unjustified, resource, complaint);
         }
         let took = exchange.ended - exchange.invoked;
-        if exchange.reply.is_some() && took > SLOWEST && !troubles.frozen(exchange) {
+        let waited = took - troubles.stalled(exchange);
+        if exchange.reply.is_some() && waited > SLOWEST && !troubles.frozen(exchange) {
             let detail = format!("{} ms: {exchange}", took / 1000);
             verdict.add(Breach::Slow, resource, detail);
         }
@@ -135,7 +144,28 @@ impl Troubles<'_> {
     fn excuse_refusal(&self, exchange: &Exchange) -> bool {
         let Api { node, .. } = exchange.api;
         let full = |trouble| trouble == Trouble::DiskFull(node);
-        self.frozen(exchange) || self.any(exchange, RECOVERY, full)
+        self.frozen(exchange)
+            || self.any(exchange, RECOVERY, full)
+            || self.outlasted_by_stalls(exchange)
+    }
+
+    /// For how long of an exchange the disk stalled.
+    fn stalled(&self, exchange: &Exchange) -> Micros {
+        let stalls = self
+            .0
+            .iter()
+            .filter(|span| span.trouble == Trouble::DiskStalled);
+        let common = stalls.map(|span| {
+            let end = span.to.min(exchange.ended);
+            end.saturating_sub(span.from.max(exchange.invoked))
+        });
+        common.sum()
+    }
+
+    /// Whether it was given up at the buffer's deadline, of which the disk stalled for the greater part.
+    fn outlasted_by_stalls(&self, exchange: &Exchange) -> bool {
+        let took = exchange.ended - exchange.invoked;
+        took >= BUFFER_DEADLINE && self.stalled(exchange) > BUFFER_DEADLINE / 2
     }
 
     /// A process that was stopped finds its deadlines passed, and so its store too slow, until it has probed it anew.
@@ -145,6 +175,7 @@ impl Troubles<'_> {
             Trouble::Store(node),
             Trouble::Frozen(node),
             Trouble::Down(exchange.api),
+            Trouble::DiskStalled,
         ];
         self.any(exchange, RECOVERY, |trouble| excuses.contains(&trouble))
     }

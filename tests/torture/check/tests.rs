@@ -683,6 +683,28 @@ fn a_server_s_error_is_never_right() {
 }
 
 #[test]
+fn a_disk_that_stalls_excuses_what_waited_for_it_and_no_more() {
+    let refused = |took: Micros, stalled: Micros| {
+        let mut tale = Tale::new();
+        tale.create(HERE, 1).row([1; 4]);
+        tale.write(HERE, 2, Verb::Patch(0), Told::Status(503));
+        let exchange = &mut tale.history.exchanges[1];
+        exchange.ended = exchange.invoked + took;
+        let (from, to) = (exchange.invoked, exchange.invoked + stalled);
+        let trouble = Trouble::DiskStalled;
+        tale.history.troubles.push(Span { trouble, from, to });
+        tale
+    };
+    refused(5 * SECOND, 4 * SECOND).is_clean();
+    refused(5 * SECOND, 2 * SECOND).breaks(Breach::Unjustified);
+    refused(3 * SECOND, 3 * SECOND).breaks(Breach::Unjustified);
+    let mut late = Tale::new();
+    late.create(HERE, 1).row([1; 4]);
+    late.history.exchanges[0].ended += answers::SLOWEST;
+    late.trouble(Trouble::DiskStalled).is_clean();
+}
+
+#[test]
 fn an_answer_beyond_the_bound_is_slow_unless_a_process_was_stopped() {
     let mut tale = Tale::new();
     tale.create(HERE, 1).row([1; 4]);

@@ -1,0 +1,105 @@
+//! How long the disk kept its writers waiting, for those who judge others by time.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+/// Between two writes.
+const GAP: Duration = Duration::from_millis(10);
+
+/// A write that takes less is no stall: with nobody in its way it takes from one to twenty milliseconds.
+const USUAL: Duration = Duration::from_millis(100);
+
+/// As much as a small commit writes.
+const BLOCK: [u8; 4096] = [0; 4096];
+
+/// Writes and syncs a small file beside the tests' temporary directories, again
+/// and again until it is stopped or dropped. On a machine that others use, a
+/// disk may stall for seconds, and whoever waits for a commit then waits too.
+#[derive(Debug)]
+pub struct DiskWatch {
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<io::Result<Vec<Stall>>>>,
+}
+
+/// A time in which the disk made its writers wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Stall {
+    /// When the write began that had to wait.
+    pub from: Instant,
+    /// When it was done.
+    pub to: Instant,
+}
+
+impl Stall {
+    /// How long.
+    pub fn length(&self) -> Duration {
+        self.to - self.from
+    }
+}
+
+impl DiskWatch {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When no temporary file or no thread can be made.
+    pub fn start() -> Result<Self> {
+        let file = tempfile::tempfile().context("cannot create a temporary file")?;
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopping);
+        let thread = thread::Builder::new()
+            .name(String::from("disk-watch"))
+            .spawn(move || watch(file, &stop))
+            .context("cannot start a thread")?;
+        Ok(Self {
+            stopping,
+            thread: Some(thread),
+        })
+    }
+
+    /// Every stall, in order; none if each write took less than a tenth of a second.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn stop(mut self) -> Result<Vec<Stall>> {
+        self.stopping.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("it was stopped before")?;
+        let stalls = thread.join().map_err(|_| anyhow!("the watch has a bug"))?;
+        stalls.context("the disk can't be watched")
+    }
+
+    /// For how long the disk stalled in all; zero if it never did.
+    ///
+    /// # Errors
+    /// As [`DiskWatch::stop`].
+    pub fn total(self) -> Result<Duration> {
+        Ok(self.stop()?.iter().map(Stall::length).sum())
+    }
+}
+
+impl Drop for DiskWatch {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+fn watch(mut file: File, stopping: &AtomicBool) -> io::Result<Vec<Stall>> {
+    let mut stalls = Vec::new();
+    while !stopping.load(Ordering::Relaxed) {
+        let from = Instant::now();
+        file.rewind()?;
+        file.write_all(&BLOCK)?;
+        file.sync_data()?;
+        let to = Instant::now();
+        if to - from > USUAL {
+            stalls.push(Stall { from, to });
+        }
+        thread::sleep(GAP);
+    }
+    Ok(stalls)
+}
