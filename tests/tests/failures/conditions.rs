@@ -73,6 +73,48 @@ async fn a_row_of_conditional_writes_is_judged_in_order_when_it_is_applied() -> 
     Ok(())
 }
 
+/// Who replaces a task that was made a moment ago names an id as young as that of a task that is being made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_however_young_is_replaced_as_it_was_seen() -> Result<()> {
+    let mut site = Site::start(&[("MAX_RETRY_ATTEMPTS", "1")]).await?;
+    let client = site.client();
+    let put = async |path: &str, condition: (&str, &str), title: &str| {
+        let request = client.request(Method::PUT, path);
+        let request = request.header(condition.0, condition.1);
+        client.send(request.json(&json!({"title": title}))).await
+    };
+    let first = client.create_task(&json!({"title": "first"})).await?;
+    let path = format!("/tasks/{}", first.expect(201).id());
+    let tag = first.expect_header("etag");
+    put(&path, ("if-match", "\"another\""), "wrong")
+        .await?
+        .expect_problem(412);
+    put(&path, ("if-none-match", "*"), "wrong")
+        .await?
+        .expect_problem(412);
+    let second = put(&path, ("if-match", tag), "second").await?;
+    let tag = second.expect(200).expect_header("etag");
+    put(&path, ("if-match", first.expect_header("etag")), "late")
+        .await?
+        .expect_problem(412);
+    put(&path, ("if-match", "*"), "third").await?.expect(200);
+    put(&path, ("if-match", tag), "late")
+        .await?
+        .expect_problem(412);
+
+    let fresh = client.create_task(&json!({"title": "fresh"})).await?;
+    let path = format!("/tasks/{}", fresh.expect(201).id());
+    site.cut().await?;
+    let met = put(&path, ("if-match", fresh.expect_header("etag")), "replaced").await?;
+    met.expect(202);
+    site.heal().await?;
+    site.drained(SETTLE).await?;
+    assert_eq!(site.fate(&met).await?["state"], "applied");
+    let read = client.get(&path).await?;
+    assert_eq!(read.expect(200).json()["title"], "replaced");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_after_a_crash_before_settling_answers_the_same() -> Result<()> {
     let mut site = Site::start(&[("MAX_RETRY_ATTEMPTS", "1")]).await?;
