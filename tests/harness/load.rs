@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use crate::answer::Answer;
 use crate::client::Client;
-use crate::disk_watch::DiskWatch;
 use crate::ledger::{Findings, Ledger, TaskNumber};
+use crate::stall_watch::StallWatch;
 use crate::tokens;
 use crate::wait::eventually;
 
@@ -76,7 +76,7 @@ pub struct Load {
     reads: AtomicU64,
     pending_reads: AtomicU64,
     complaints: Mutex<Vec<String>>,
-    disk_stalled: OnceLock<Duration>,
+    stalled: OnceLock<Duration>,
 }
 
 /// Writers at work; [`RunningLoad::stop`] ends them.
@@ -85,7 +85,7 @@ pub struct RunningLoad {
     /// What they share.
     pub load: Arc<Load>,
     writers: Vec<JoinHandle<()>>,
-    disk: DiskWatch,
+    watch: StallWatch,
 }
 
 /// How many clients write, and how much.
@@ -102,7 +102,7 @@ impl Load {
     /// [`Ledger::new`] says.
     ///
     /// # Errors
-    /// When the disk can't be watched meanwhile.
+    /// When the machine can't be watched meanwhile.
     pub fn start(origin: &str, run: &str, pace: Pace) -> Result<RunningLoad> {
         Self::start_on(vec![origin.to_owned()], run, pace)
     }
@@ -111,9 +111,9 @@ impl Load {
     /// take in turn.
     ///
     /// # Errors
-    /// When the disk can't be watched meanwhile.
+    /// When the machine can't be watched meanwhile.
     pub fn start_on(origins: Vec<String>, run: &str, pace: Pace) -> Result<RunningLoad> {
-        let disk = DiskWatch::start()?;
+        let watch = StallWatch::start()?;
         let load = Arc::new(Load {
             ledger: Ledger::new(run),
             api_life: ApiLife::default(),
@@ -124,7 +124,7 @@ impl Load {
             reads: AtomicU64::new(0),
             pending_reads: AtomicU64::new(0),
             complaints: Mutex::default(),
-            disk_stalled: OnceLock::new(),
+            stalled: OnceLock::new(),
         });
         let writers = (0..pace.writers)
             .map(|number| tokio::spawn(Writer::new(number, Arc::clone(&load)).work()))
@@ -132,7 +132,7 @@ impl Load {
         Ok(RunningLoad {
             load,
             writers,
-            disk,
+            watch,
         })
     }
 
@@ -151,10 +151,10 @@ impl Load {
         self.pending_reads.load(Ordering::Relaxed)
     }
 
-    /// For how long the disk stalled in all while the load ran; zero as long as
-    /// it runs.
-    pub fn disk_stalled(&self) -> Duration {
-        self.disk_stalled.get().copied().unwrap_or_default()
+    /// For how long the machine stood still in all while the load ran; zero as
+    /// long as it runs.
+    pub fn stalled(&self) -> Duration {
+        self.stalled.get().copied().unwrap_or_default()
     }
 
     /// What was promised and didn't happen, as sentences.
@@ -164,7 +164,7 @@ impl Load {
     }
 
     /// Asserts that every answer was a success and came within `slowest` and for
-    /// how long the disk stalled, and that PostgreSQL holds what clients were
+    /// how long the machine stood still, and that PostgreSQL holds what clients were
     /// told: each task once, with its newest title, and none that was deleted.
     /// Returns what was compared.
     ///
@@ -185,10 +185,10 @@ impl Load {
         assert!(findings.acknowledged > 0, "nothing was written");
         assert!(findings.deleted > 0, "nothing was deleted");
         let took = self.ledger.slowest();
-        let stalled = self.disk_stalled();
+        let stalled = self.stalled();
         assert!(
             took < slowest + stalled,
-            "the slowest answer took {took:?}; the disk stalled for {stalled:?}"
+            "the slowest answer took {took:?}; the machine stood still for {stalled:?}"
         );
         Ok(findings)
     }
@@ -227,14 +227,14 @@ impl RunningLoad {
     /// Lets every client finish the write it is at, then ends them.
     ///
     /// # Errors
-    /// When a client has panicked, or the disk can't be watched.
+    /// When a client has panicked, or the machine couldn't be watched.
     pub async fn stop(self) -> Result<Arc<Load>> {
         self.load.stopping.store(true, Ordering::Relaxed);
         for writer in self.writers {
             writer.await.context("a writer has panicked")?;
         }
-        let stalled = self.disk.total()?;
-        self.load.disk_stalled.get_or_init(|| stalled);
+        let stalled = self.watch.total()?;
+        self.load.stalled.get_or_init(|| stalled);
         Ok(self.load)
     }
 }

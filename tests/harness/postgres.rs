@@ -238,13 +238,25 @@ impl Postgres {
         self.reload().await
     }
 
+    /// Every connection made afterwards has the settings as they are in the files.
     async fn reload(&self) -> Result<()> {
         let mut admin = connect(&self.admin_url("postgres")).await?;
+        let before = settings_read_at(&mut admin).await?;
         admin
             .execute("SELECT pg_reload_conf()")
             .await
             .context("cannot make PostgreSQL read its settings")?;
-        Ok(())
+        eventually(START_DEADLINE, "the settings to be read", async || {
+            let look = async {
+                let mut fresh = connect(&self.admin_url("postgres")).await?;
+                settings_read_at(&mut fresh).await
+            };
+            match look.await {
+                Ok(at) if at > before => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
     }
 
     /// Kills the postmaster with SIGKILL and waits until its children are gone
@@ -373,6 +385,13 @@ fn children(server: &Daemon) -> Vec<Process> {
         .process()
         .map(|postmaster| postmaster.children())
         .unwrap_or_default()
+}
+
+/// When the settings that a connection has were read.
+async fn settings_read_at(connection: &mut PgConnection) -> Result<f64> {
+    let query = "SELECT extract(epoch FROM pg_conf_load_time())::float8";
+    let at = sqlx::query_scalar(query).fetch_one(connection).await;
+    at.context("cannot ask PostgreSQL when it read its settings")
 }
 
 async fn connect(url: &str) -> Result<PgConnection> {

@@ -1,8 +1,9 @@
 //! A TCP proxy that stands for a bad network between two real processes.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,10 @@ use crate::ports::ReservedPort;
 
 /// Bytes taken at once from either side.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Starting a process takes milliseconds.
+const BIND_DEADLINE: Duration = Duration::from_secs(10);
+const BIND_GAP: Duration = Duration::from_millis(5);
 
 /// What happens to what passes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,10 +152,20 @@ impl Acceptor {
     }
 }
 
+/// The port is ours alone, so that in its way is only a listener of this process that was just closed: a child that is
+/// being started holds it until it has become another program.
 async fn bind(port: u16) -> Result<TcpListener> {
-    TcpListener::bind(("127.0.0.1", port))
-        .await
-        .with_context(|| format!("cannot bind port {port}"))
+    let started = Instant::now();
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)).await {
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && started.elapsed() < BIND_DEADLINE =>
+            {
+                tokio::time::sleep(BIND_GAP).await;
+            }
+            bound => return bound.with_context(|| format!("cannot bind port {port}")),
+        }
+    }
 }
 
 /// Serves one connection until both sides have ended it, one has failed, or its

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::certificates::Authority;
 use crate::redis::{Redis, Setup};
@@ -19,9 +19,12 @@ const SENTINELS: usize = 3;
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// About two seconds, of which one is drawn by lot.
 const FAILOVER_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a server may be silent before a sentinel thinks it down. It is
-/// asked once a second unless it is suspected.
-const DOWN_AFTER_MS: u32 = 500;
+/// How long a server may be silent before a sentinel thinks it down, at first:
+/// a busy machine makes no failover that no test has asked for.
+const PATIENT_MS: u32 = 60_000;
+/// And once a test is about to lose the master. It is asked once a second
+/// unless it is suspected.
+const WATCHFUL_MS: u32 = 500;
 
 /// How one gets in.
 #[derive(Debug, Clone, Default)]
@@ -117,6 +120,19 @@ impl RedisService {
         Ok(url)
     }
 
+    /// From now on the sentinels soon replace a master that doesn't answer.
+    ///
+    /// # Errors
+    /// When one of them can't be told.
+    pub async fn be_watchful(&self) -> Result<()> {
+        for sentinel in &self.sentinels {
+            let setting = format!("SENTINEL SET {SERVICE} down-after-milliseconds {WATCHFUL_MS}");
+            let told = sentinel.ask(&setting).await?;
+            ensure!(told == "+OK\r\n", "{setting}: {told}");
+        }
+        Ok(())
+    }
+
     /// The sentinels.
     pub fn sentinels(&mut self) -> &mut [Redis] {
         &mut self.sentinels
@@ -173,7 +189,7 @@ fn server(access: &Access) -> Setup {
 fn sentinel(access: &Access, master_port: &str) -> Setup {
     let mut lines = format!(
         "sentinel monitor {SERVICE} 127.0.0.1 {master_port} 2\n\
-         sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n\
+         sentinel down-after-milliseconds {SERVICE} {PATIENT_MS}\n\
          sentinel failover-timeout {SERVICE} 5000\n"
     );
     if let Some(password) = &access.password {

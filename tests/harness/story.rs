@@ -113,7 +113,7 @@ pub async fn tell(plan: Plan, say: impl Fn(&str)) -> Result<Summary> {
         pending_peak,
         kills,
         drain,
-        disk_stalled: load.disk_stalled(),
+        stalled: load.stalled(),
         findings,
         complaints: load.complaints(),
     })

@@ -18,6 +18,9 @@ const SETTLE: Duration = Duration::from_secs(30);
 const DATABASE: &str = "holdfast";
 const DAY_SECONDS: i64 = 24 * 3600;
 
+/// Longer than two nodes can differ about the time: each may be off by half of what a probe may take, which is a second.
+const AGREEMENT: Duration = Duration::from_secs(1);
+
 /// Beyond what a machine's own drift between two probes can be.
 const IN_THE_FUTURE: &str =
     "SELECT count(*) FROM tasks WHERE updated_at > clock_timestamp() + interval '50 ms'";
@@ -105,6 +108,7 @@ async fn writes_come_to_lie_where_they_were_made(wrong_days: i64) -> Result<()> 
 
     let made = right.client.create_task(&json!({"title": "made"})).await?;
     let path = format!("/tasks/{}", made.expect(201).id());
+    tokio::time::sleep(AGREEMENT).await;
     let between = json!({"title": "offline", "description": "offline"});
     let between = wrong.client.patch(&path, &between).await?;
     between.expect(202);
@@ -116,6 +120,7 @@ async fn writes_come_to_lie_where_they_were_made(wrong_days: i64) -> Result<()> 
         .patch(&own_path, &json!({"title": "own, later"}))
         .await?;
     later.expect(202);
+    tokio::time::sleep(AGREEMENT).await;
     let newest = right
         .client
         .patch(&path, &json!({"title": "newest"}))
@@ -155,6 +160,7 @@ async fn writes_come_to_lie_where_they_were_made(wrong_days: i64) -> Result<()> 
         .patch(&path, &json!({"title": "before"}))
         .await?
         .expect(200);
+    tokio::time::sleep(AGREEMENT).await;
     wrong.api.kill9().await?;
     wrong.api.restart().await?;
     wrong.api.wait_status(SETTLE, "offline").await?;

@@ -27,7 +27,7 @@ const WRITES: u64 = 60;
 const A_WHILE: Duration = Duration::from_secs(1);
 
 /// The deadline of a direct write (0.75 s), and what a commit into the buffer may take on a busy machine.
-const SLOWEST: Duration = Duration::from_secs(2);
+const SLOWEST: Duration = Duration::from_secs(4);
 
 /// Each has two servers and three processes; so few at a time are enough for two cores.
 static ROOM: Semaphore = Semaphore::const_new(2);
@@ -121,7 +121,8 @@ async fn a_killed_primary_costs_no_write_and_a_standby_is_used_once_it_is_promot
     let until = tokio::time::Instant::now() + A_WHILE;
     while tokio::time::Instant::now() < until {
         let health = site.api.health().await?;
-        assert!(sees_standby(&health), "{health}");
+        let state = &health["stores"]["postgres"]["state"];
+        assert_eq!(state, "down", "{health}");
     }
     site.standby.promote().await?;
     site.end(load).await?;

@@ -192,8 +192,11 @@ async fn behind_earlier_writes_a_strict_one_is_refused_until_they_are_drained() 
 #[tokio::test]
 async fn an_attempt_without_an_answer_says_that_it_may_have_taken_effect() -> Result<()> {
     // No probe comes in between and takes the store for away.
-    let mut site =
-        start_with(&[("HEALTH_INTERVAL_MS", "60000"), ("STORE_TIMEOUT_MS", "750")]).await?;
+    let mut site = start_with(&[
+        ("HEALTH_INTERVAL_MS", "60000"),
+        ("STORE_TIMEOUT_MS", "2000"),
+    ])
+    .await?;
     let unnamed = |title: &str| {
         let request = site.client.request(Method::POST, "/tasks");
         request.json(&json!({"title": title}))
@@ -327,8 +330,8 @@ async fn a_log_out_is_taken_however_it_is_to_be_handled() -> Result<()> {
 #[tokio::test]
 async fn the_time_to_come_back_grows_with_the_outage() -> Result<()> {
     let mut site = start().await?;
-    site.proxy.set(Flow::Cut).await?;
     let cut = Instant::now();
+    site.proxy.set(Flow::Cut).await?;
     site.api.wait_status(SETTLE, "offline").await?;
     let seen_offline = Instant::now();
     loop {

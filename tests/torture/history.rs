@@ -178,8 +178,8 @@ pub enum Trouble {
     Store(u8),
     /// This node's disk was full.
     DiskFull(u8),
-    /// The machine's disk made every writer wait.
-    DiskStalled,
+    /// The machine stood still: its disk, or its processors.
+    Stalled,
 }
 
 /// A trouble's time.

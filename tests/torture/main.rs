@@ -33,7 +33,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::Parser;
 use futures_util::future::join_all;
-use holdfast_tests::DiskWatch;
+use holdfast_tests::StallWatch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -110,7 +110,7 @@ async fn torture(arguments: &Arguments) -> Result<bool> {
         Sabotage::Nothing
     };
     let world = Arc::new(World::start(&skews, APIS, sabotage).await?);
-    let disk = DiskWatch::start()?;
+    let watch = StallWatch::start()?;
     let users = Arc::new(Users::new(USERS));
     let scope = Scope {
         nodes: u8::try_from(skews.len())?,
@@ -130,10 +130,10 @@ async fn torture(arguments: &Arguments) -> Result<bool> {
         client::read_all(&world, &user).await;
     }
     let outcome = aftermath::read(&world).await?;
-    for stall in disk.stop()? {
+    for stall in watch.stop()? {
         if stall.length() >= LONG_STALL {
             let (from, to) = (stall.from, stall.to);
-            world.recorder.was(Trouble::DiskStalled, from, to);
+            world.recorder.was(Trouble::Stalled, from, to);
         }
     }
     let (exchanges, troubles, failures) = world.recorder.finish();

@@ -133,7 +133,7 @@ impl Report<'_> {
             "slowest answer",
             format!("{} ms", answers::slowest(self.history) / 1000),
         );
-        add("the disk itself stalled", self.stalls());
+        add("the machine stood still", self.stalls());
         add("drained after", format!("{} ms", self.drained.as_millis()));
         let looked = &self.verdict.looked;
         add("resources followed", looked.resources.to_string());
@@ -150,10 +150,10 @@ impl Report<'_> {
         lines
     }
 
-    /// How often the machine's disk made every writer wait, and how long at most.
+    /// How often the machine stood still, and how long at most.
     fn stalls(&self) -> String {
-        let of_disk = |span: &&Span| span.trouble == Trouble::DiskStalled;
-        let stalls = self.history.troubles.iter().filter(of_disk);
+        let of_machine = |span: &&Span| span.trouble == Trouble::Stalled;
+        let stalls = self.history.troubles.iter().filter(of_machine);
         let longest = stalls.clone().map(|span| span.to - span.from).max();
         let longest = longest.unwrap_or_default() / 1000;
         format!("{} times, {longest} ms at most", stalls.count())

@@ -53,8 +53,8 @@ async fn poisoned_items_die_of_their_own_fault_and_are_revived_with_what_waited_
         .await?;
     last.expect(202);
 
-    site.heal().await?;
     let began = Instant::now();
+    site.heal().await?;
     site.pending_is(SETTLE, |pending| pending == 4).await?;
     let tried = site.operation(checked).await?;
     assert_eq!(
@@ -163,8 +163,8 @@ async fn an_update_of_what_is_not_there_waits_for_its_create_and_dies_without_it
         assert!(accepted.header("etag").is_none());
     }
 
-    site.heal().await?;
     let began = Instant::now();
+    site.heal().await?;
     let waits = |operation: &Value| operation["retries"] == 1 && operation["state"] == "pending";
     holdfast_tests::eventually(SETTLE, "the first try", async || {
         let operation = site.operation(&early).await;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use holdfast_tests::DiskWatch;
+use holdfast_tests::StallWatch;
 use serde_json::json;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor};
@@ -90,12 +90,12 @@ async fn with_many_rows_locked_the_rest_goes_on_at_a_good_rate() -> Result<()> {
     site.heal().await?;
     site.pending_is(SETTLE, |pending| pending < (LOCKED + REST) as u64)
         .await?;
-    let (began, disk) = (Instant::now(), DiskWatch::start()?);
+    let (began, watch) = (Instant::now(), StallWatch::start()?);
     site.pending_is(SETTLE, |pending| pending == LOCKED as u64)
         .await?;
     let took = began.elapsed();
     eprintln!("{REST} beside {LOCKED} locked ones took {took:?}");
-    let good = GOOD + disk.total()?;
+    let good = GOOD + watch.total()?;
     assert!(took < good, "the rest waited: {took:?}");
     assert_untried(&site.items().await?);
 

@@ -62,7 +62,7 @@ impl Stores {
 
     /// A node on it, with nothing started.
     pub fn node(&self) -> Result<Node> {
-        let node = Node::new()?.hasty().with("DATABASE_URL", &self.url());
+        let node = Node::new()?.with("DATABASE_URL", &self.url());
         Ok(node.with("SYNC_INTERVAL_SECONDS", "1"))
     }
 }
@@ -80,8 +80,20 @@ pub struct Site {
 impl Site {
     pub async fn start(way: Way) -> Result<Self> {
         let stores = Stores::start(way.statements, &[]).await?;
+        let node = stores.node()?;
+        Self::start_on(stores, node, way).await
+    }
+
+    /// With the programs' own deadline for PostgreSQL, as a pooler that has lost it lets its clients wait.
+    pub async fn start_hasty(way: Way) -> Result<Self> {
+        let stores = Stores::start(way.statements, &[]).await?;
+        let node = stores.node()?.hasty();
+        Self::start_on(stores, node, way).await
+    }
+
+    async fn start_on(stores: Stores, node: Node, way: Way) -> Result<Self> {
         let cache = way.statement_cache.to_string();
-        let node = stores.node()?.with("DB_STATEMENT_CACHE", &cache);
+        let node = node.with("DB_STATEMENT_CACHE", &cache);
         let second = node.beside()?;
         let site = Site {
             api: node.start_api().await?,

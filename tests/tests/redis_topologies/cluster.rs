@@ -34,9 +34,10 @@ async fn a_killed_master_costs_no_request_no_revocation_and_no_session() -> Resu
     cluster.wait_replicated().await?;
 
     let master = cluster.master_of(BUSIEST_KEY).await?;
+    let well = site.redis_state().await?;
     cluster.node(master).kill9().await?;
     log_out(&site.other.api, &during).await?;
-    site.wait_redis_down().await?;
+    site.wait_redis_lost(&well).await?;
     let operation = end_session(&site.one.api, &staying, &ended).await?;
     cluster.wait_takeover(BUSIEST_KEY, master).await?;
     site.wait_online().await?;

@@ -70,6 +70,7 @@ async fn a_failover_to_a_replica_that_lacks_it_costs_no_revocation() -> Result<(
         }
     })
     .await?;
+    service.be_watchful().await?;
     service.server(master).kill9().await?;
     let new_master = service.wait_failover(master).await?;
     ensure!(new_master == replica, "there is no other");

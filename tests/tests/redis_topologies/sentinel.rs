@@ -39,9 +39,11 @@ async fn a_failover(
     site.refuses(&before).await?;
 
     let master = service.master_by(0).await?;
+    service.be_watchful().await?;
+    let well = site.redis_state().await?;
     lose(service.server(master)).await?;
     log_out(&site.one.api, &during).await?;
-    site.wait_redis_down().await?;
+    site.wait_redis_lost(&well).await?;
     let operation = end_session(&site.one.api, &staying, &ended).await?;
     site.admits(&staying).await?;
     let new_master = service.wait_failover(master).await?;
@@ -98,9 +100,11 @@ async fn the_sentinel_named_first_may_be_lost_with_the_master() -> Result<()> {
     let token = tokens::valid("somebody");
     site.admits(&token).await?;
     let master = service.master_by(0).await?;
+    service.be_watchful().await?;
+    let well = site.redis_state().await?;
     service.sentinels()[0].freeze()?;
     service.server(master).freeze()?;
-    site.wait_redis_down().await?;
+    site.wait_redis_lost(&well).await?;
     site.wait_online().await?;
     log_out(&site.one.api, &token).await?;
     site.refuses(&token).await

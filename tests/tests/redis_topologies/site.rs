@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use holdfast_tests::load::{Load, Pace, RunningLoad};
 use holdfast_tests::{Node, Postgres, Program, eventually, tokens};
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 const DATABASE: &str = "holdfast";
@@ -84,13 +85,23 @@ impl Site {
         Ok(())
     }
 
-    /// Waits until a node sees Redis down.
-    pub async fn wait_redis_down(&self) -> Result<()> {
+    /// What a node says of Redis, and since when it is so.
+    pub async fn redis_state(&self) -> Result<Value> {
+        Ok(state_of_redis(&self.one.api.health().await?))
+    }
+
+    /// Waits until that node has seen Redis down since it said `well`, be it up again or not.
+    pub async fn wait_redis_lost(&self, well: &Value) -> Result<()> {
         let what = "Redis to be seen down";
-        let is_down = |health: &serde_json::Value| health["stores"]["redis"]["state"] == "down";
-        self.one.api.wait_health(SETTLE, what, is_down).await?;
+        let is_lost = |health: &Value| state_of_redis(health) != *well;
+        self.one.api.wait_health(SETTLE, what, is_lost).await?;
         Ok(())
     }
+}
+
+fn state_of_redis(health: &Value) -> Value {
+    let redis = &health["stores"]["redis"];
+    json!([redis["state"], redis["since"]])
 }
 
 /// Waits until an API doesn't let a token in any more.

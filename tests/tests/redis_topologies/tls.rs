@@ -11,7 +11,7 @@ use holdfast_tests::redis_service::{Access, RedisService};
 use holdfast_tests::{Authority, Node, Redis, RedisCluster, tokens};
 
 use crate::site::{SETTLE, Site, log_out};
-use crate::stores::{does_its_work, failed, store};
+use crate::stores::{HASTE, does_its_work, failed, store, store_within};
 
 struct Certified {
     redis: Redis,
@@ -84,7 +84,8 @@ async fn a_certificate_that_will_not_do_is_no_outage() -> Result<()> {
 async fn with_and_without_tls_mistaken_for_each_other_is_hinted_at() -> Result<()> {
     let certified = Certified::start().await?;
     let said_of = async |url: &str| -> Result<String> {
-        Ok(failed(store(url)?.probe().await, FailureClass::Unavailable))
+        let store = store_within(url, HASTE)?;
+        Ok(failed(store.probe().await, FailureClass::Unavailable))
     };
     let plain = certified.redis.port();
     let said = said_of(&format!("rediss://127.0.0.1:{plain}")).await?;
@@ -159,6 +160,7 @@ async fn a_service_and_its_sentinels_speak_tls() -> Result<()> {
     site.admits(&after).await?;
     log_out(&site.one.api, &before).await?;
     let master = service.master_by(0).await?;
+    service.be_watchful().await?;
     service.server(master).kill9().await?;
     service.wait_failover(master).await?;
     log_out(&site.other.api, &after).await?;

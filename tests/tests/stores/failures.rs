@@ -13,7 +13,7 @@ use sqlx::{Connection, Executor, Row};
 
 use crate::operations::{buffered, create, keyed, retitle};
 use crate::support::{
-    self, DATABASE, Fixture, HASTE, PATIENCE, SLACK, apply_one, hasty, some_user,
+    self, DATABASE, Fixture, LOCK_WAIT, PATIENCE, SLACK, apply_one, hasty, put_off, some_user,
 };
 
 pub fn assert_failed<T: std::fmt::Debug>(
@@ -44,7 +44,7 @@ pub async fn hold_row(fixture: &Fixture, id: TaskId) -> Result<PgConnection> {
 #[tokio::test]
 async fn a_row_that_somebody_keeps_locked_holds_up_nothing_else() -> Result<()> {
     let fixture = Fixture::start().await?;
-    let store = fixture.store_with(hasty());
+    let store = fixture.store_with(put_off());
     let (user, locked, free) = (some_user(), TaskId::generate(), TaskId::generate());
     for id in [locked, free] {
         apply_one(&fixture.store, &create(&user, id, 1)).await?;
@@ -62,7 +62,7 @@ async fn a_row_that_somebody_keeps_locked_holds_up_nothing_else() -> Result<()> 
         );
         assert!(!error.outcome_unknown());
     }
-    assert!(started.elapsed() < HASTE * 2 + SLACK);
+    assert!(started.elapsed() < LOCK_WAIT * 2 + SLACK);
     assert_eq!(
         apply_one(&store, &retitle(&user, free, 2, "y"))
             .await?
@@ -101,7 +101,7 @@ async fn a_statement_that_takes_too_long_is_given_up_by_the_server() -> Result<(
 #[tokio::test]
 async fn a_failed_transaction_keeps_no_lock() -> Result<()> {
     let fixture = Fixture::start().await?;
-    let store = fixture.store_with(hasty());
+    let store = fixture.store_with(put_off());
     let (user, one, locked) = (some_user(), TaskId::generate(), TaskId::generate());
     for id in [one, locked] {
         apply_one(&fixture.store, &create(&user, id, 1)).await?;
@@ -274,7 +274,7 @@ async fn when_all_connections_are_busy_the_server_is_not_blamed() -> Result<()> 
     apply_one(&fixture.store, &create(&user, id, 1)).await?;
     let mut config = support::config(&fixture.server.url(DATABASE));
     config.max_connections = 2;
-    let store = Postgres::new(&config, hasty());
+    let store = Postgres::new(&config, put_off());
     let holder = hold_row(&fixture, id).await?;
     let waiting = [retitle(&user, id, 2, "x")];
     let (waiting, starved) =
@@ -354,7 +354,7 @@ async fn without_a_statement_cache_nothing_of_a_session_is_relied_on() -> Result
     let mut config = support::config(&fixture.server.url(DATABASE));
     config.statement_cache = 0;
     config.options = config.options.statement_cache_capacity(0);
-    let store = Postgres::new(&config, hasty());
+    let store = Postgres::new(&config, put_off());
     let (user, id) = (some_user(), TaskId::generate());
     for _ in 0..3 {
         store.probe().await?;

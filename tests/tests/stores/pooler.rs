@@ -14,7 +14,9 @@ use sqlx::{ConnectOptions, Connection, Executor, Row};
 
 use crate::failures::{assert_failed, hold_row};
 use crate::operations::{buffered, create, keyed, retitle};
-use crate::support::{DATABASE, Fixture, PATIENCE, apply_one, hasty, is_alone, patient, some_user};
+use crate::support::{
+    DATABASE, Fixture, PATIENCE, apply_one, hasty, is_alone, patient, put_off, some_user,
+};
 
 /// All clients meet on one connection of the server's.
 const ONE_CONNECTION: [(&str, &str); 1] = [("default_pool_size", "1")];
@@ -119,7 +121,7 @@ async fn others_on_the_same_connection_notice_nothing() -> Result<()> {
             let kept: i32 = sqlx::query_scalar("SELECT 7").fetch_one(&mut guest).await?;
             assert_eq!(kept, 7);
         }
-        use_fully(&poolers, &poolers.store(hasty())).await?;
+        use_fully(&poolers, &poolers.store(put_off())).await?;
         for (query, untouched) in [
             ("SHOW statement_timeout", "0"),
             ("SHOW lock_timeout", "0"),
@@ -198,7 +200,7 @@ async fn a_pooler_that_keeps_statements_is_used_without_setting_anything() -> Re
     };
     for settings in [&[][..], &[("ignore_startup_parameters", "options")]] {
         let poolers = Poolers::start(way, settings).await?;
-        use_fully(&poolers, &poolers.store(hasty())).await?;
+        use_fully(&poolers, &poolers.store(put_off())).await?;
         let mut guest = poolers.guest().await?;
         let kept = "SELECT count(*) > 0 FROM pg_prepared_statements WHERE statement LIKE '%INSERT INTO tasks%'";
         assert_eq!(text(&mut guest, kept).await?, "t", "nothing is kept");

@@ -77,6 +77,17 @@ pub fn hasty() -> Timeouts {
     Timeouts::direct(HASTE)
 }
 
+/// For tests of rows that others keep locked: what comes before and after that wait has all the time it needs.
+pub fn put_off() -> Timeouts {
+    Timeouts {
+        lock: LOCK_WAIT,
+        ..patient()
+    }
+}
+
+/// How long those wait for a row.
+pub const LOCK_WAIT: Duration = Duration::from_millis(500);
+
 /// Applies one operation.
 pub async fn apply_one(store: &Postgres, operation: &Operation) -> Result<Applied> {
     let mut applied = store.apply(std::slice::from_ref(operation)).await?;

@@ -13,7 +13,7 @@ use crate::history::{
 /// machine with more processes than cores may add.
 pub const SLOWEST: Micros = 8_000_000;
 
-/// A stall of the disk that may make a direct write late: it has 750 ms, for several round trips and a commit.
+/// A stall of the machine that may make a direct write late: it has 750 ms, for several round trips and a commit.
 pub const LONG_STALL: Duration = Duration::from_millis(400);
 
 /// The buffer's deadline, as a client sees it at least.
@@ -149,12 +149,12 @@ impl Troubles<'_> {
             || self.outlasted_by_stalls(exchange)
     }
 
-    /// For how long of an exchange the disk stalled.
+    /// For how long of an exchange the machine stood still.
     fn stalled(&self, exchange: &Exchange) -> Micros {
         let stalls = self
             .0
             .iter()
-            .filter(|span| span.trouble == Trouble::DiskStalled);
+            .filter(|span| span.trouble == Trouble::Stalled);
         let common = stalls.map(|span| {
             let end = span.to.min(exchange.ended);
             end.saturating_sub(span.from.max(exchange.invoked))
@@ -162,7 +162,7 @@ impl Troubles<'_> {
         common.sum()
     }
 
-    /// Whether it was given up at the buffer's deadline, of which the disk stalled for the greater part.
+    /// Whether it was given up at the buffer's deadline, of which the machine stood still for the greater part.
     fn outlasted_by_stalls(&self, exchange: &Exchange) -> bool {
         let took = exchange.ended - exchange.invoked;
         took >= BUFFER_DEADLINE && self.stalled(exchange) > BUFFER_DEADLINE / 2
@@ -175,7 +175,7 @@ impl Troubles<'_> {
             Trouble::Store(node),
             Trouble::Frozen(node),
             Trouble::Down(exchange.api),
-            Trouble::DiskStalled,
+            Trouble::Stalled,
         ];
         self.any(exchange, RECOVERY, |trouble| excuses.contains(&trouble))
     }

@@ -26,11 +26,11 @@
 //!   was deleted, or never was there for that node, or its create is dead.
 //! - **Unjustified.** A valid write is answered 2xx; or 404, 409, 410 where the
 //!   history bears it out; or 503 while a process on that buffer was stopped or
-//!   its disk full, or when the machine's own disk stalled until the buffer's
+//!   its disk full, or when the machine stood still until the buffer's
 //!   deadline. No answer at all comes only of a process that was down. A
 //!   read may be refused only for what the node can't know, in an outage.
 //! - **Slow.** No answer takes longer than [`answers::SLOWEST`] and for how long
-//!   the machine's disk stalled, but of a stopped process, or of one whose buffer
+//!   the machine stood still, but of a stopped process, or of one whose buffer
 //!   a stopped process may hold.
 //! - **Unbalanced.** The buffers' counters add up, and are what PostgreSQL's
 //!   ledger has of buffered operations.

@@ -683,7 +683,7 @@ fn a_server_s_error_is_never_right() {
 }
 
 #[test]
-fn a_disk_that_stalls_excuses_what_waited_for_it_and_no_more() {
+fn a_machine_that_stands_still_excuses_what_waited_for_it_and_no_more() {
     let refused = |took: Micros, stalled: Micros| {
         let mut tale = Tale::new();
         tale.create(HERE, 1).row([1; 4]);
@@ -691,7 +691,7 @@ fn a_disk_that_stalls_excuses_what_waited_for_it_and_no_more() {
         let exchange = &mut tale.history.exchanges[1];
         exchange.ended = exchange.invoked + took;
         let (from, to) = (exchange.invoked, exchange.invoked + stalled);
-        let trouble = Trouble::DiskStalled;
+        let trouble = Trouble::Stalled;
         tale.history.troubles.push(Span { trouble, from, to });
         tale
     };
@@ -701,7 +701,7 @@ fn a_disk_that_stalls_excuses_what_waited_for_it_and_no_more() {
     let mut late = Tale::new();
     late.create(HERE, 1).row([1; 4]);
     late.history.exchanges[0].ended += answers::SLOWEST;
-    late.trouble(Trouble::DiskStalled).is_clean();
+    late.trouble(Trouble::Stalled).is_clean();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How long the disk kept its writers waiting, for those who judge others by time.
+//! When the machine stood still, for those who judge others by time.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -12,27 +12,28 @@ use anyhow::{Context, Result, anyhow};
 /// Between two writes.
 const GAP: Duration = Duration::from_millis(10);
 
-/// A write that takes less is no stall: with nobody in its way it takes from one to twenty milliseconds.
+/// What takes less is no stall: a write and the gap take from eleven to thirty milliseconds with nobody in their way.
 const USUAL: Duration = Duration::from_millis(100);
 
 /// As much as a small commit writes.
 const BLOCK: [u8; 4096] = [0; 4096];
 
-/// Writes and syncs a small file beside the tests' temporary directories, again
-/// and again until it is stopped or dropped. On a machine that others use, a
-/// disk may stall for seconds, and whoever waits for a commit then waits too.
+/// Writes and syncs a small file beside the tests' temporary directories, and
+/// sleeps a moment, again and again until it is stopped or dropped. On a machine
+/// that others use, a disk may stall for seconds, and processors may be taken
+/// away: then this is late, and so is everything else.
 #[derive(Debug)]
-pub struct DiskWatch {
+pub struct StallWatch {
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<Vec<Stall>>>>,
 }
 
-/// A time in which the disk made its writers wait.
+/// A time in which the disk or the processors made everybody wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Stall {
-    /// When the write began that had to wait.
+    /// From when.
     pub from: Instant,
-    /// When it was done.
+    /// Until when.
     pub to: Instant,
 }
 
@@ -43,7 +44,7 @@ impl Stall {
     }
 }
 
-impl DiskWatch {
+impl StallWatch {
     /// Begins to watch.
     ///
     /// # Errors
@@ -53,7 +54,7 @@ impl DiskWatch {
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
         let thread = thread::Builder::new()
-            .name(String::from("disk-watch"))
+            .name(String::from("stall-watch"))
             .spawn(move || watch(file, &stop))
             .context("cannot start a thread")?;
         Ok(Self {
@@ -62,7 +63,7 @@ impl DiskWatch {
         })
     }
 
-    /// Every stall, in order; none if each write took less than a tenth of a second.
+    /// Every stall, in order; none if each round took less than a tenth of a second.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -70,19 +71,19 @@ impl DiskWatch {
         self.stopping.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it was stopped before")?;
         let stalls = thread.join().map_err(|_| anyhow!("the watch has a bug"))?;
-        stalls.context("the disk can't be watched")
+        stalls.context("the machine can't be watched")
     }
 
-    /// For how long the disk stalled in all; zero if it never did.
+    /// For how long the machine stood still in all; zero if it never did.
     ///
     /// # Errors
-    /// As [`DiskWatch::stop`].
+    /// As [`StallWatch::stop`].
     pub fn total(self) -> Result<Duration> {
         Ok(self.stop()?.iter().map(Stall::length).sum())
     }
 }
 
-impl Drop for DiskWatch {
+impl Drop for StallWatch {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -95,11 +96,11 @@ fn watch(mut file: File, stopping: &AtomicBool) -> io::Result<Vec<Stall>> {
         file.rewind()?;
         file.write_all(&BLOCK)?;
         file.sync_data()?;
+        thread::sleep(GAP);
         let to = Instant::now();
         if to - from > USUAL {
             stalls.push(Stall { from, to });
         }
-        thread::sleep(GAP);
     }
     Ok(stalls)
 }
