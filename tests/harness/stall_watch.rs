@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 /// Between two writes.
-const GAP: Duration = Duration::from_millis(10);
+const GAP: Duration = Duration::from_millis(20);
 
-/// What takes less is no stall: a write and the gap take from eleven to thirty milliseconds with nobody in their way.
+/// What takes less is no stall: a write and the gap take from twenty-one to forty milliseconds with nobody in their way.
 const USUAL: Duration = Duration::from_millis(100);
 
 /// As much as a small commit writes.
 const BLOCK: [u8; 4096] = [0; 4096];
+
+/// So many blocks the file grows to before it begins anew. A file that grows needs the file system's journal, which may
+/// stall where writing over what is there doesn't.
+const BLOCKS: usize = 256;
 
 /// Writes and syncs a small file beside the tests' temporary directories, and
 /// sleeps a moment, again and again until it is stopped or dropped. On a machine
@@ -91,9 +95,15 @@ impl Drop for StallWatch {
 
 fn watch(mut file: File, stopping: &AtomicBool) -> io::Result<Vec<Stall>> {
     let mut stalls = Vec::new();
-    while !stopping.load(Ordering::Relaxed) {
+    for block in (0..BLOCKS).cycle() {
+        if stopping.load(Ordering::Relaxed) {
+            break;
+        }
         let from = Instant::now();
-        file.rewind()?;
+        if block == 0 {
+            file.set_len(0)?;
+            file.rewind()?;
+        }
         file.write_all(&BLOCK)?;
         file.sync_data()?;
         thread::sleep(GAP);

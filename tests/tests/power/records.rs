@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use holdfast_tests::{Answer, Ledger, Node};
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-/// Most items that `syncd items list` shows: far more than these tests write.
-const LISTED_MAX: &str = "50000";
+/// Most items that `syncd items list` shows.
+pub const LISTED_MAX: usize = 50_000;
 
 /// One acknowledged write, by what proves that it was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,10 +103,12 @@ impl Found {
     /// # Errors
     /// When the buffer can't be read.
     pub async fn in_buffer(node: &Node) -> Result<Self> {
+        let limit = LISTED_MAX.to_string();
         let listed = node
-            .syncd(&["items", "list", "--json", "--limit", LISTED_MAX])
+            .syncd(&["items", "list", "--json", "--limit", &limit])
             .await?;
-        anyhow::ensure!(listed.code == Some(0), "syncd items: {}", listed.stderr);
+        ensure!(listed.code == Some(0), "syncd items: {}", listed.stderr);
+        ensure!(!listed.stderr.contains("cut off"), "{}", listed.stderr);
         let mut found = Self::default();
         for item in listed.json()?.as_array().context("no array of items")? {
             let id = item["id"].as_str().context("an item without an id")?;
