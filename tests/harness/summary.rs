@@ -6,29 +6,12 @@ use std::time::Duration;
 
 use crate::ledger::Findings;
 
-/// How long things may take beside what the machine itself stood still.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The slowest answer. Spec: it is the store deadline (0.75 s by default)
-    /// plus one buffered commit.
-    pub slowest: Duration,
-    /// Draining starts within about a second of the store's return; what a few
-    /// seconds of such a load leave is drained well within another.
-    pub drain: Duration,
-}
-
-impl Limits {
-    /// On a machine with nothing else to do.
-    pub const QUIET: Self = Self {
-        slowest: Duration::from_secs(1),
-        drain: Duration::from_secs(2),
-    };
-    /// On one that has, and lets single processes wait.
-    pub const BUSY: Self = Self {
-        slowest: Duration::from_secs(3),
-        drain: Duration::from_secs(5),
-    };
-}
+/// Spec: the slowest answer is the store deadline (0.75 s by default) plus one
+/// buffered commit. What the machine stood still comes on top, here and below.
+pub const SLOWEST_ALLOWED: Duration = Duration::from_secs(1);
+/// Draining starts within about a second of the store's return; what a few
+/// seconds of such a load leave is drained well within another.
+pub const DRAIN_ALLOWED: Duration = Duration::from_secs(2);
 
 /// The numbers of one told story.
 #[derive(Debug, Clone)]
@@ -59,13 +42,13 @@ pub struct Summary {
 
 impl Summary {
     /// One sentence per broken promise; none when all were kept.
-    pub fn broken_promises(&self, limits: Limits) -> Vec<String> {
+    pub fn broken_promises(&self) -> Vec<String> {
         let mut broken = self.complaints.clone();
         broken.extend(self.findings.broken_promises());
-        if self.slowest > limits.slowest + self.stalled {
+        if self.slowest > SLOWEST_ALLOWED + self.stalled {
             broken.push(format!("the slowest answer took {:?}", self.slowest));
         }
-        if self.drain > limits.drain + self.stalled {
+        if self.drain > DRAIN_ALLOWED + self.stalled {
             broken.push(format!("draining took {:?}", self.drain));
         }
         if self.pending_peak == 0 {

@@ -27,7 +27,7 @@ const WRITES: u64 = 60;
 const A_WHILE: Duration = Duration::from_secs(1);
 
 /// The deadline of a direct write (0.75 s), and what a commit into the buffer may take on a busy machine.
-const SLOWEST: Duration = Duration::from_secs(4);
+const SLOWEST: Duration = Duration::from_secs(2);
 
 /// Each has two servers and three processes; so few at a time are enough for two cores.
 static ROOM: Semaphore = Semaphore::const_new(2);

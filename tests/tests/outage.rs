@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use holdfast_tests::load::{Load, Pace};
 use holdfast_tests::story::{self, Fault, Plan};
-use holdfast_tests::summary::Limits;
 use holdfast_tests::{Node, Postgres, Program, Redis, tokens};
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
@@ -24,7 +23,7 @@ async fn tell(plan: Plan) -> Result<()> {
     let _turn = alone().await;
     let summary = story::tell(plan, |event| eprintln!("{event}")).await?;
     eprintln!("{summary}");
-    let broken = summary.broken_promises(Limits::BUSY);
+    let broken = summary.broken_promises();
     assert!(
         broken.is_empty(),
         "broken promises:\n  {}",

@@ -17,7 +17,7 @@ const PACE: Pace = Pace {
 const WRITES: u64 = 60;
 
 /// The deadline of a direct write (0.75 s), and what a commit into the buffer may take on a busy machine.
-const SLOWEST: Duration = Duration::from_secs(4);
+const SLOWEST: Duration = Duration::from_secs(2);
 
 fn begin(site: &Site) -> Result<RunningLoad> {
     let origins = vec![site.api.base_url(), site.second_api.base_url()];

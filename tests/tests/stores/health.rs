@@ -18,7 +18,7 @@ use crate::support::{self, DATABASE, Fixture, PATIENCE, hasty};
 const INTERVAL: Duration = Duration::from_millis(300);
 
 /// Time in which a change has to be seen, on however busy a machine: some 200 ms lie between probes.
-const RETURN_LIMIT: Duration = Duration::from_secs(10);
+const RETURN_LIMIT: Duration = Duration::from_secs(3);
 
 /// A monitor that ends with its test.
 struct Watch {

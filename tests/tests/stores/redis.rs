@@ -13,10 +13,7 @@ use holdfast_shared::store::{FailureClass, StoreError};
 use holdfast_tests::redis::Setup;
 use holdfast_tests::{FaultProxy, Flow};
 
-use crate::support::{HASTE, SLACK, some_user};
-
-/// What a call is given, unless a test is about that.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::support::{HASTE, PATIENCE, SLACK, some_user};
 
 struct Fixture {
     server: holdfast_tests::Redis,
