@@ -99,7 +99,20 @@ impl Node {
             .prefix("holdfast-node-")
             .tempdir()
             .context("cannot create a temporary directory")?;
-        Self::on(Arc::new(directory), BTreeMap::new())
+        let path = env::var("PATH").unwrap_or_else(|_| String::from("/usr/bin:/bin"));
+        let buffer = directory.path().join("data/buffer.redb");
+        let mut node = Self::on(Arc::new(directory), BTreeMap::new())?;
+        if let Ok(bug) = env::var(SEEDED_BUG) {
+            node.set(SEEDED_BUG, &bug);
+        }
+        Ok(node
+            .with("PATH", &path)
+            .with("NO_COLOR", "1")
+            .with("APP_ENV", "testing")
+            .with("LOG_FORMAT", "text")
+            .with("JWT_SECRET", tokens::SECRET)
+            .with("STORE_TIMEOUT_MS", PATIENT_MS)
+            .with("BUFFER_PATH", &buffer.to_string_lossy()))
     }
 
     /// Another pair of processes on the same directory, buffer and variables,
@@ -108,36 +121,18 @@ impl Node {
     /// # Errors
     /// When no port is free.
     pub fn beside(&self) -> Result<Self> {
-        let beside = Self::on(Arc::clone(&self.directory), self.environment.clone())?;
-        Ok(beside.with("BUFFER_PATH", &self.environment["BUFFER_PATH"]))
+        Self::on(Arc::clone(&self.directory), self.environment.clone())
     }
 
     fn on(directory: Arc<TempDir>, environment: BTreeMap<String, String>) -> Result<Self> {
-        let api_port = ReservedPort::claim()?;
-        let syncd_port = ReservedPort::claim()?;
-        let buffer = directory.path().join("data/buffer.redb");
-        let path = env::var("PATH").unwrap_or_else(|_| String::from("/usr/bin:/bin"));
-        let mut node = Self {
-            api_port,
-            syncd_port,
+        let node = Self {
+            api_port: ReservedPort::claim()?,
+            syncd_port: ReservedPort::claim()?,
             environment,
             directory,
         };
-        if let Ok(bug) = env::var(SEEDED_BUG) {
-            node.set(SEEDED_BUG, &bug);
-        }
-        let api = node.api_port.address();
-        let syncd = node.syncd_port.address();
-        Ok(node
-            .with("PATH", &path)
-            .with("NO_COLOR", "1")
-            .with("APP_ENV", "testing")
-            .with("LOG_FORMAT", "text")
-            .with("JWT_SECRET", tokens::SECRET)
-            .with("STORE_TIMEOUT_MS", PATIENT_MS)
-            .with("BUFFER_PATH", &buffer.to_string_lossy())
-            .with("API_ADDR", &api)
-            .with("SYNCD_ADDR", &syncd))
+        let (api, syncd) = (node.api_address(), node.syncd_address());
+        Ok(node.with("API_ADDR", &api).with("SYNCD_ADDR", &syncd))
     }
 
     /// The node with a variable set for whatever is started from now on.
@@ -320,4 +315,22 @@ pub fn binaries_directory() -> Result<PathBuf> {
 pub(crate) fn is_test_executable() -> bool {
     let executable = env::current_exe();
     executable.is_ok_and(|path| path.parent().is_some_and(|parent| parent.ends_with("deps")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_beside_has_its_variables_and_addresses_of_its_own() -> Result<()> {
+        let node = Node::new()?.hasty().with("DATABASE_URL", "some");
+        let beside = node.beside()?;
+        assert_ne!(node.api_address(), beside.api_address());
+        assert_ne!(node.syncd_address(), beside.syncd_address());
+        let mut expected = node.environment.clone();
+        expected.insert(String::from("API_ADDR"), beside.api_address());
+        expected.insert(String::from("SYNCD_ADDR"), beside.syncd_address());
+        assert_eq!(beside.environment, expected);
+        Ok(())
+    }
 }
