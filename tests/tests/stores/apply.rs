@@ -376,6 +376,18 @@ async fn an_idempotency_key_stands_for_one_request() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_repeat_shows_the_task_however_young() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let (user, id) = (some_user(), TaskId::generate());
+    apply_one(&fixture.store, &keyed(create(&user, id, 1), "k", 1)).await?;
+    apply_one(&fixture.store, &retitle(&user, id, 2, "since")).await?;
+    let repeat = apply_one(&fixture.store, &keyed(create(&user, id, 3), "k", 1)).await?;
+    assert!(repeat.replayed.is_some());
+    assert_eq!(repeat.state, Some(row(&fixture.store, id).await?.state));
+    Ok(())
+}
+
+#[tokio::test]
 async fn repeats_within_one_slice_find_the_first() -> Result<()> {
     let fixture = Fixture::start().await?;
     let (user, id) = (some_user(), TaskId::generate());

@@ -1,7 +1,5 @@
 //! Operations to apply: plain ones for tests that tell a story, and random ones.
 
-use std::sync::LazyLock;
-
 use holdfast_shared::domain::profile::{Bio, DisplayName, Email, Preferences};
 use holdfast_shared::domain::task::{Description, Tags, Title};
 use holdfast_shared::domain::{
@@ -11,9 +9,6 @@ use holdfast_shared::domain::{
 
 /// Milliseconds of the Unix epoch at which the tests' time begins.
 const EPOCH_MS: i64 = 1_795_000_000_000;
-
-/// When these tests began: an old operation isn't carried out any more.
-static BEGAN: LazyLock<Timestamp> = LazyLock::new(|| chrono::Utc::now().into());
 
 /// The stamp of the write with this number: greater than that of any smaller number, from one of three nodes.
 pub fn stamp(number: i64) -> Stamp {
@@ -38,7 +33,8 @@ fn operation(user: &UserId, number: i64, kind: Kind, body: Body) -> Operation {
         body,
         precondition: None,
         idempotency: None,
-        accepted_at: *BEGAN,
+        // An old one isn't carried out any more, and one that makes a task of a newer id is thought to be its first.
+        accepted_at: chrono::Utc::now().into(),
         priority: Priority::default(),
         buffered: false,
     }

@@ -10,6 +10,7 @@ use holdfast_shared::domain::{
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use uuid::Uuid;
 
 use crate::operations::{
     buffered, change, conditional, create, delete, edit_profile, keyed, renamed, stamp, time, whole,
@@ -200,7 +201,12 @@ impl Cast {
     pub fn new() -> Self {
         Cast {
             users: [some_user(), some_user()],
-            tasks: [TaskId::generate(), TaskId::generate(), TaskId::generate()],
+            // Made for it, or not, by the look of them: rows are read for that reason or for others.
+            tasks: [
+                TaskId::generate(),
+                TaskId::generate(),
+                TaskId::from_uuid(Uuid::new_v4()),
+            ],
         }
     }
 

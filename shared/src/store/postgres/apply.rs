@@ -234,7 +234,10 @@ async fn settle_run<T>(
     answer: &impl Fn(Settled<'_>, &Resources) -> T,
 ) -> Result<Vec<T>, sqlx::Error> {
     let recollection = Recollection::read(connection, run, lookup).await?;
-    let mut resources = Resources::lock(connection, run, lookup).await?;
+    // A repeat is answered with the row as it is now.
+    let is_read =
+        |operation: &&&Operation| lookup.covers_row(operation) || recollection.knows(operation);
+    let mut resources = Resources::lock(connection, run.iter().filter(is_read)).await?;
     let mut records = Vec::with_capacity(run.len());
     let mut answers = Vec::with_capacity(run.len());
     let mut held: Option<Recorded> = None;

@@ -12,7 +12,7 @@ use crate::domain::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lookup {
     /// What can't be known: the records of operations with a key or a condition, and the rows that a condition is about
-    /// or that aren't being made. Any other operation can be judged again without harm. If the ledger has it after all,
+    /// or that aren't being made; and those of repeats, to be shown. Any other operation can be judged again without harm. If the ledger has it after all,
     /// or the task is there already, its new record or row meets the old one, and the transaction starts again. That
     /// takes a repeat, which comes after crashes only; to look for one in vain takes a fifth of a batch's time.
     Necessary,
@@ -99,6 +99,17 @@ impl Recollection {
         }
         self.by_id
             .insert((user.clone(), recorded.operation.id), recorded);
+    }
+
+    /// Whether there is a record of this operation, or of another under its key.
+    pub(super) fn knows(&self, operation: &Operation) -> bool {
+        if self.by_id.is_empty() {
+            return false;
+        }
+        let user = &operation.user_id;
+        let own = operation.idempotency.as_ref();
+        self.by_id.contains_key(&(user.clone(), operation.id))
+            || own.is_some_and(|own| self.by_key.contains_key(&(user.clone(), own.key.clone())))
     }
 
     /// What is known of this operation: by its id, else by its key.

@@ -6,7 +6,6 @@ use uuid::Uuid;
 
 use super::connection::Connection;
 use super::profile::{self, ProfileArrays, ProfileColumns};
-use super::recall::Lookup;
 use super::task::{self, TaskArrays, TaskColumns};
 use crate::domain::{Operation, Outcome, ResourceKey, Row, State, judge};
 
@@ -24,19 +23,15 @@ struct Resource {
 }
 
 impl Resources {
-    /// Locks and reads what the operations are about, but for rows that should not be there yet. What isn't there can't
-    /// be locked: [`Self::write`] fails when another transaction makes it meanwhile, or had made it before.
-    pub(super) async fn lock(
+    /// Locks and reads what these operations are about. What isn't there can't be locked, and of other operations nothing
+    /// is: [`Self::write`] fails when another transaction makes it meanwhile, or had made it before.
+    pub(super) async fn lock<'o>(
         connection: &mut Connection<'_>,
-        operations: &[&Operation],
-        lookup: Lookup,
+        operations: impl Iterator<Item = &'o &'o Operation>,
     ) -> Result<Self, sqlx::Error> {
         let mut tasks: Vec<Uuid> = Vec::new();
         let mut users: Vec<String> = Vec::new();
-        let wanted = operations
-            .iter()
-            .filter(|operation| lookup.covers_row(operation));
-        for operation in wanted {
+        for operation in operations {
             match operation.resource() {
                 ResourceKey::Task(id) => tasks.push(id.as_uuid()),
                 ResourceKey::Profile(user) => users.push(user.as_str().to_owned()),
