@@ -1,7 +1,8 @@
 //! Several clients that write, insist on an answer, and read back what they
 //! were told.
 //!
-//! A client repeats a request only when it got no answer at all, and then under
+//! A client repeats a request only when it got no answer at all (or was refused
+//! after 5 s, on a machine that stood still for most of them), and then under
 //! the same identity: the same `Idempotency-Key`, the same id in a PUT, the
 //! same new title in a PATCH. So a repeat must never make a second task. What
 //! was deleted must never be seen again.
@@ -33,6 +34,9 @@ const REPEAT_GAP: Duration = Duration::from_millis(25);
 const RENAME_EVERY: u64 = 5;
 /// Every so manieth deletes one.
 const DELETE_EVERY: u64 = 12;
+/// An API that holds a write up for so long may refuse it, where the machine stood still for most of it: the buffer's
+/// writer hasn't taken it within 5 s.
+pub const HELD_UP: Duration = Duration::from_millis(4_900);
 /// So many writes go to one of several API processes, then to the next: a number
 /// that leaves each of them every kind of write.
 const WRITES_A_TURN: u64 = 7;
@@ -73,6 +77,7 @@ pub struct Load {
     gap: Duration,
     stopping: AtomicBool,
     unanswered: AtomicU64,
+    held_up: AtomicU64,
     reads: AtomicU64,
     pending_reads: AtomicU64,
     complaints: Mutex<Vec<String>>,
@@ -121,6 +126,7 @@ impl Load {
             gap: Duration::from_secs(u64::from(pace.writers)) / pace.writes_per_second,
             stopping: AtomicBool::new(false),
             unanswered: AtomicU64::new(0),
+            held_up: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             pending_reads: AtomicU64::new(0),
             complaints: Mutex::default(),
@@ -235,6 +241,12 @@ impl RunningLoad {
         }
         let stalled = self.watch.total()?;
         self.load.stalled.get_or_init(|| stalled);
+        let held_up = self.load.held_up.load(Ordering::Relaxed);
+        if held_up > 0 && stalled < HELD_UP / 2 {
+            self.load.complain(format!(
+                "{held_up} writes were refused after 5 s, and the machine stood still for {stalled:?} only"
+            ));
+        }
         Ok(self.load)
     }
 }
@@ -399,6 +411,10 @@ impl Writer {
         while started.elapsed() < PATIENCE {
             let life = self.load.api_life.now();
             match self.client().send(request()).await {
+                // Whether it may be is told when it is known how long the machine stood still.
+                Ok(answer) if answer.status() == 503 && answer.elapsed() >= HELD_UP => {
+                    self.load.held_up.fetch_add(1, Ordering::Relaxed);
+                }
                 Ok(answer) => {
                     self.load
                         .ledger

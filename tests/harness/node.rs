@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::ports::ReservedPort;
 use crate::program::{Program, Recipe};
 use crate::tokens;
+use crate::wait::eventually;
 
 /// The most that a command of `syncd` may take in a test.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
@@ -219,6 +220,27 @@ impl Node {
     /// When it isn't built or runs for more than a minute.
     pub async fn syncd(&self, arguments: &[&str]) -> Result<Finished> {
         self.run("syncd", arguments).await
+    }
+
+    /// Waits until `syncd status` says this.
+    ///
+    /// # Errors
+    /// When it doesn't within `deadline`.
+    pub async fn wait_told(&self, deadline: Duration, said: &str) -> Result<()> {
+        eventually(deadline, "syncd status to say so", async || {
+            let status = self.syncd(&["status"]).await;
+            let status = status.map_err(|error| format!("{error:#}"))?;
+            let is_said = status.code == Some(0) && status.stdout.contains(said);
+            if is_said {
+                Ok(())
+            } else {
+                Err(format!(
+                    "{:?}: {}{}",
+                    status.code, status.stdout, status.stderr
+                ))
+            }
+        })
+        .await
     }
 
     /// Runs one of the programs to its end.

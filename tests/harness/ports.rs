@@ -7,12 +7,14 @@
 
 use std::env;
 use std::fs::{self, File, TryLockError};
-use std::net::TcpListener;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
+use tokio::net::TcpSocket;
 
 /// Below Linux' default range for outgoing connections (32768 and up), above
 /// the ports that well-known servers use.
@@ -87,6 +89,18 @@ fn try_claim(directory: &std::path::Path, number: u16) -> Result<Option<File>> {
             return Err(error).with_context(|| format!("cannot lock {}", path.display()));
         }
     }
-    let free = TcpListener::bind(("127.0.0.1", number)).is_ok();
-    Ok(free.then_some(claim))
+    let is_free = is_free(number).context("cannot look for a free port")?;
+    Ok(is_free.then_some(claim))
+}
+
+/// Whether nobody listens on it. Nor does this, for a moment in which another thread's child could come to hold what
+/// listens, and keep the port.
+fn is_free(number: u16) -> io::Result<bool> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    match socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, number))) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -25,7 +25,7 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// An immediate stop takes about 0.1 s.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// One attempt to connect, within the deadlines above.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a start is tried anew on another port when somebody who doesn't
 /// know our claims took the first.
 const PORT_ATTEMPTS: u32 = 5;

@@ -14,7 +14,7 @@ use crate::wait::eventually;
 const MASTERS: usize = 3;
 /// How long a node may be silent before the others think it lost: longer than
 /// a call on it, so that a call sees it silent.
-const NODE_TIMEOUT_MS: &str = "2000";
+const NODE_TIMEOUT_MS: &str = "3000";
 /// The same, where nobody is to take over while the tests stop a node.
 const PATIENT_TIMEOUT_MS: &str = "60000";
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -203,12 +203,15 @@ impl RedisCluster {
     pub async fn wait_replicated(&self) -> Result<()> {
         for master in self.masters().await? {
             let node = &self.nodes[master];
+            // Not WAIT, which waits for what its own connection has written.
+            let info = node.ask("INFO replication").await?;
+            let wanted = *offsets(&info, "master_repl_offset:")
+                .first()
+                .context("no offset")?;
             eventually(READY_DEADLINE, "a replica to catch up", async || {
-                // A write first, for there to be something to acknowledge.
-                match told(node, "WAIT 1 1000").await?.as_str() {
-                    ":1\r\n" => Ok(()),
-                    answer => Err(answer.to_owned()),
-                }
+                let info = told(node, "INFO replication").await?;
+                let reached = offsets(&info, ",offset=").into_iter().max();
+                (reached >= Some(wanted)).then_some(()).ok_or(info)
             })
             .await?;
         }
@@ -275,7 +278,7 @@ impl RedisCluster {
             let Some(key) = keys.lines().nth(2) else {
                 break;
             };
-            let move_key = format!("MIGRATE 127.0.0.1 {port} {key} 0 1000");
+            let move_key = format!("MIGRATE 127.0.0.1 {port} {key} 0 10000");
             self.tell(from, &move_key).await?;
         }
         Ok(())
@@ -384,6 +387,16 @@ async fn run(command: &mut Command) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The numbers that follow a word in `INFO replication`.
+fn offsets(info: &str, word: &str) -> Vec<u64> {
+    let follows = info.split(word).skip(1);
+    let numbers = follows.map(|text| text.split(|c: char| !c.is_ascii_digit()).next());
+    numbers
+        .flatten()
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
 }
 
 async fn told(node: &Redis, question: &str) -> Result<String, String> {

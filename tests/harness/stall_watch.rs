@@ -22,6 +22,9 @@ const BLOCK: [u8; 4096] = [0; 4096];
 /// stall where writing over what is there doesn't.
 const BLOCKS: usize = 256;
 
+/// A store that has stood still for this long may be taken for away: a probe is given up on after a second.
+pub const OUTAGE: Duration = Duration::from_secs(1);
+
 /// Writes and syncs a small file beside the tests' temporary directories, and
 /// sleeps a moment, again and again until it is stopped or dropped. On a machine
 /// that others use, a disk may stall for seconds, and processors may be taken

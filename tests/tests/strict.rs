@@ -203,6 +203,8 @@ async fn an_attempt_without_an_answer_says_that_it_may_have_taken_effect() -> Re
     };
     let (warm, lost) = (unnamed("warm"), unnamed("answer lost"));
     expect_heeded(site.strictly(warm).await?.expect(201));
+    // Its connection, used this very moment, isn't asked first whether it lives.
+    site.client.get("/tasks").await?.expect(200);
     // PostgreSQL gets the write and makes it, and its answer gets lost.
     site.proxy.set(Flow::HalfOpen).await?;
     let lost = site.strictly(lost).await?;
@@ -219,6 +221,7 @@ async fn an_attempt_without_an_answer_says_that_it_may_have_taken_effect() -> Re
     site.proxy.set(Flow::Pass).await?;
     site.api.wait_status(SETTLE, "online").await?;
     site.strictly(site.post("warm again")).await?.expect(201);
+    site.client.get("/tasks").await?.expect(200);
     site.proxy.set(Flow::BlackHole).await?;
     let swallowed = site.strictly(site.post("swallowed")).await?;
     expect_refused(&swallowed, "may have taken effect");

@@ -16,7 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use holdfast_tests::{Client, FaultProxy, Flow, Node, Postgres, Program, eventually, tokens};
+use holdfast_tests::load::HELD_UP;
+use holdfast_tests::{
+    Client, FaultProxy, Flow, Node, Postgres, Program, StallWatch, eventually, tokens,
+};
 use keep_alive::{KeepAlive, request};
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -75,13 +78,18 @@ async fn every_write_that_two_apis_accepted_is_applied_once_and_in_order() -> Re
     let stage = set_up().await?;
     let writes = number_of_writes()?;
     let backlog = Backlog::watch(&stage.apis[0]);
-    let accepted = Arc::new(AtomicU64::new(0));
-    let began = Instant::now();
+    let progress = Arc::new(Progress::default());
+    let (began, watch) = (Instant::now(), StallWatch::start()?);
     let (acknowledged, (syncd, draining_since)) = tokio::try_join!(
-        write_all(&stage.addresses, writes, &accepted),
-        drain_from(writes / 2, &stage.node, &accepted),
+        write_all(&stage.addresses, writes, &progress),
+        drain_from(writes / 2, &stage.node, &progress.accepted),
     )?;
     let accepting = began.elapsed();
+    let (held_up, stalled) = (progress.held_up.load(Ordering::Relaxed), watch.total()?);
+    ensure!(
+        held_up == 0 || stalled > HELD_UP / 2,
+        "{held_up} writes were refused after 5 s, and the machine stood still for {stalled:?} only"
+    );
     wait_drained(&stage.apis[0]).await?;
     let draining = draining_since.elapsed();
     let peak = backlog.stop();
@@ -158,12 +166,12 @@ fn number_of_writes() -> Result<u64> {
 async fn write_all(
     addresses: &[String; 2],
     writes: u64,
-    accepted: &Arc<AtomicU64>,
+    progress: &Arc<Progress>,
 ) -> Result<Acknowledged> {
     let tasks_per_client = writes / CLIENTS / WRITES_PER_TASK;
     let mut working = JoinSet::new();
     for number in 0..CLIENTS {
-        let writer = Writer::connect(number, addresses, accepted).await?;
+        let writer = Writer::connect(number, addresses, progress).await?;
         working.spawn(writer.work(tasks_per_client));
     }
     let mut all = Acknowledged::new();
@@ -173,13 +181,21 @@ async fn write_all(
     Ok(all)
 }
 
+/// How far the clients are.
+#[derive(Default)]
+struct Progress {
+    accepted: AtomicU64,
+    /// Refusals after [`HELD_UP`], each followed by another try.
+    held_up: AtomicU64,
+}
+
 /// One client with a connection to each API.
 struct Writer {
     token: String,
     connections: [KeepAlive; 2],
     /// The API that creates its tasks.
     first: usize,
-    accepted: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     acknowledged: Acknowledged,
 }
 
@@ -187,7 +203,7 @@ impl Writer {
     async fn connect(
         number: u64,
         addresses: &[String; 2],
-        accepted: &Arc<AtomicU64>,
+        progress: &Arc<Progress>,
     ) -> Result<Self> {
         Ok(Self {
             token: tokens::valid(&format!("writer-{number}")),
@@ -196,7 +212,7 @@ impl Writer {
                 KeepAlive::open(&addresses[1]).await?,
             ],
             first: usize::try_from(number % 2)?,
-            accepted: Arc::clone(accepted),
+            progress: Arc::clone(progress),
             acknowledged: Acknowledged::new(),
         })
     }
@@ -230,13 +246,20 @@ impl Writer {
         };
         let api = (self.first + usize::try_from(version)?) % 2;
         let connection = &mut self.connections[api];
-        let status = connection.exchange(&request).await?;
+        let status = loop {
+            let began = Instant::now();
+            let status = connection.exchange(&request).await?;
+            if status != 503 || began.elapsed() < HELD_UP {
+                break status;
+            }
+            self.progress.held_up.fetch_add(1, Ordering::Relaxed);
+        };
         let body = String::from_utf8_lossy(connection.body());
         ensure!(
             status == 202,
             "version {version} of {id} got {status}: {body}"
         );
-        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.progress.accepted.fetch_add(1, Ordering::Relaxed);
         self.acknowledged.insert(id, title);
         Ok(())
     }

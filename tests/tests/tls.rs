@@ -143,9 +143,7 @@ impl Running {
             };
             eventually(SETTLE, "the journal to say it", look).await?;
         }
-        let status = self.node.syncd(&["status"]).await?;
-        let status = &status.expect_code(0).stdout;
-        assert!(status.contains(said), "{status}");
+        self.node.wait_told(SETTLE, said).await?;
         let migrate = self.node.syncd(&["migrate"]).await?;
         let words = &migrate.expect_code(78).stderr;
         assert!(words.contains(said), "{words}");

@@ -28,7 +28,7 @@ const POISON: &str = "
 const ANTIDOTE: &str = "ALTER TABLE tasks DROP CONSTRAINT no_poison; DROP TRIGGER refuse ON tasks; DROP FUNCTION refuse();";
 
 /// Longer than nodes on one machine differ about the time.
-const AGREEMENT: Duration = Duration::from_millis(500);
+const AGREEMENT: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poisoned_items_die_of_their_own_fault_and_are_revived_with_what_waited_for_them()

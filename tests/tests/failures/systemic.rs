@@ -42,14 +42,7 @@ async fn stops_and_heals(fault: Fault) -> Result<()> {
     site.syncd_shows("holdfast_lane_stopped{lane=\"postgres\"} 1")
         .await?;
     // Whenever it isn't just trying again.
-    eventually(SETTLE, "the status to say why", async || {
-        match site.node.syncd(&["status"]).await {
-            Ok(status) if status.expect_code(0).stdout.contains(fault.said) => Ok(()),
-            Ok(status) => Err(status.stdout),
-            Err(error) => Err(format!("{error:#}")),
-        }
-    })
-    .await?;
+    site.node.wait_told(SETTLE, fault.said).await?;
 
     // What is written now can't go straight there either, and must not fail for it.
     for title in titles("meanwhile", 5) {

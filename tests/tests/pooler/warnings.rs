@@ -25,10 +25,7 @@ async fn is_said_everywhere(site: &Suffering, said: &str) -> Result<()> {
         if is_said { Ok(()) } else { Err(log) }
     };
     eventually(SETTLE, "the journal to say why the lane stopped", look).await?;
-    let status = site.node.syncd(&["status"]).await?;
-    let status = &status.expect_code(0).stdout;
-    assert!(status.contains(said), "{status}");
-    Ok(())
+    site.node.wait_told(SETTLE, said).await
 }
 
 struct Suffering {

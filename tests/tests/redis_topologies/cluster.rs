@@ -28,7 +28,7 @@ async fn a_killed_master_costs_no_request_no_revocation_and_no_session() -> Resu
     for token in [&staying, &ended, &before, &during, &after] {
         site.admits(token).await?;
     }
-    let traffic = Traffic::start(&site, "takeover")?;
+    let traffic = Traffic::start(&site, "takeover").await?;
     log_out(&site.one.api, &before).await?;
     site.refuses(&before).await?;
     cluster.wait_replicated().await?;

@@ -34,7 +34,7 @@ async fn a_failover(
     for token in [&staying, &ended, &before, &during, &after, &last] {
         site.admits(token).await?;
     }
-    let traffic = Traffic::start(&site, "failover")?;
+    let traffic = Traffic::start(&site, "failover").await?;
     log_out(&site.one.api, &before).await?;
     site.refuses(&before).await?;
 

@@ -176,7 +176,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    pub fn start(site: &Site, run: &str) -> Result<Self> {
+    pub async fn start(site: &Site, run: &str) -> Result<Self> {
         let pace = Pace {
             writers: 3,
             writes_per_second: 30,
@@ -184,6 +184,15 @@ impl Traffic {
         let stopping = Arc::new(AtomicBool::new(false));
         let reads = Arc::new(AtomicU64::new(0));
         let client = site.other.api.client(&tokens::valid("reader"));
+        // The first request makes the profile, which takes a commit in time.
+        eventually(SETTLE, "a profile", async || {
+            match client.get("/profile").await {
+                Ok(answer) if answer.status() == 200 => Ok(()),
+                Ok(answer) => Err(answer.text().to_owned()),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        })
+        .await?;
         let (stop, count) = (Arc::clone(&stopping), Arc::clone(&reads));
         let reader = tokio::spawn(async move {
             let mut complaints = Vec::new();

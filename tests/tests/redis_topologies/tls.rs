@@ -130,13 +130,7 @@ async fn a_wrong_authority_is_told_by_health_and_by_the_command_line() -> Result
         error.is_some_and(|error| error.contains("name its authority's in sslrootcert"))
     };
     api.wait_health(SETTLE, "the reason", told).await?;
-    let status = node.syncd(&["status"]).await?;
-    assert!(
-        status.stdout.contains("is not trusted"),
-        "{}",
-        status.stdout
-    );
-    Ok(())
+    node.wait_told(SETTLE, "is not trusted").await
 }
 
 #[tokio::test]
