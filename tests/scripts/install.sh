@@ -96,7 +96,8 @@ install_python_programs() {
     say "installing what $PYTHON_NEEDS lists into $PYTHON"
     rm -rf "$PYTHON"
     python3 -m venv "$PYTHON" || fail "python3 could not make an environment"
-    "$PYTHON/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$PYTHON_NEEDS" ||
+    "$PYTHON/bin/pip" install --quiet --disable-pip-version-check --timeout 60 --retries 10 \
+        --no-deps -r "$PYTHON_NEEDS" ||
         fail "pip could not install what $PYTHON_NEEDS lists"
     cp "$PYTHON_NEEDS" "$PYTHON/made-by.txt"
 }
