@@ -236,11 +236,14 @@ impl Operation {
     }
 
     /// Whether a row is changed by it that it met with this outcome. One that comes too late to set a field may still be
-    /// the earliest to have made the row; but a condition is judged again when it is stamped anew, on the same row.
+    /// the earliest to have made the row. But a direct one is stamped anew and judged again: a condition on the same row,
+    /// and what goes by a key as a whole, for until it is done all of it is its repeat's to do.
     pub fn changes_row(&self, outcome: &Outcome) -> bool {
         match outcome {
             Outcome::Applied => true,
-            Outcome::Superseded => self.buffered || self.precondition.is_none(),
+            Outcome::Superseded => {
+                self.buffered || (self.precondition.is_none() && self.idempotency.is_none())
+            }
             Outcome::Repeated(_) | Outcome::Rejected(_) => false,
         }
     }

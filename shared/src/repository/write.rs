@@ -222,9 +222,10 @@ impl Repository {
             let applied = match applied {
                 Ok(applied) => applied,
                 Err(failure) => {
+                    // The round before may have set the fields in which it was the newest.
+                    let in_part = round > 0 && operation.changes_row(&Outcome::Superseded);
                     let failed = after_failure(&lane.health, failure, operation);
-                    // The round before has set the fields in which it was the newest.
-                    return if round > 0 { failed.in_part() } else { failed };
+                    return if in_part { failed.in_part() } else { failed };
                 }
             };
             if let Some(state) = &applied.state {
@@ -240,8 +241,8 @@ impl Repository {
             }
         }
         Attempt::Elsewhere {
+            maybe_done: operation.changes_row(&Outcome::Superseded),
             operation: Box::new(operation),
-            maybe_done: true,
         }
     }
 

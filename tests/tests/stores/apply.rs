@@ -6,13 +6,13 @@ use holdfast_shared::domain::{
     Stamp, State, Status, TaskId, TaskState,
 };
 use holdfast_tests::eventually;
-use sqlx::Row as _;
+use sqlx::{Executor as _, Row as _};
 
 use crate::operations::{
     buffered, change, claims, conditional, create, delete, edit_profile, keyed, renamed, retitle,
     set_status, stamp, time, whole,
 };
-use crate::support::{Fixture, PATIENCE, apply_one, hasty, outcomes, row, some_user};
+use crate::support::{DATABASE, Fixture, PATIENCE, apply_one, hasty, outcomes, row, some_user};
 
 fn task(state: Option<State>) -> TaskState {
     match state {
@@ -384,6 +384,76 @@ async fn a_repeat_shows_the_task_however_young() -> Result<()> {
     let repeat = apply_one(&fixture.store, &keyed(create(&user, id, 3), "k", 1)).await?;
     assert!(repeat.replayed.is_some());
     assert_eq!(repeat.state, Some(row(&fixture.store, id).await?.state));
+    Ok(())
+}
+
+/// Waits until so many transactions wait for others' locks.
+async fn wait_blocked(fixture: &Fixture, count: i64) -> Result<()> {
+    let mut admin = fixture.server.connect_admin(DATABASE).await?;
+    let blocked = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted";
+    eventually(PATIENCE, "transactions to wait", async || {
+        let waiting = sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut admin);
+        match waiting.await {
+            Ok(waiting) if waiting == count => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_that_waits_for_its_first_is_not_judged_by_what_that_has_done() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let (user, id) = (some_user(), TaskId::generate());
+    let seen = apply_one(&fixture.store, &create(&user, id, 1)).await?;
+    let tag = seen.state.expect("a task").etag();
+    let attempt = |number: i64| {
+        let condition = Precondition::Match(vec![tag.clone()]);
+        let operation = conditional(keyed(retitle(&user, id, number, "x"), "k", 1), condition);
+        let store = fixture.store.clone();
+        tokio::spawn(async move { apply_one(&store, &operation).await })
+    };
+    let mut holder = fixture.server.connect_admin(DATABASE).await?;
+    holder.execute("BEGIN").await?;
+    holder.execute("SELECT FROM tasks FOR UPDATE").await?;
+    // Both have looked for a record in vain, and wait for the row.
+    let first = attempt(2);
+    wait_blocked(&fixture, 1).await?;
+    let second = attempt(3);
+    wait_blocked(&fixture, 2).await?;
+    holder.execute("COMMIT").await?;
+    let (first, second) = (first.await??, second.await??);
+    assert_eq!(
+        (first.outcome, second.outcome),
+        (Outcome::Applied, Outcome::Applied)
+    );
+    assert!(first.replayed.is_some() != second.replayed.is_some());
+    assert_eq!(first.state, second.state);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_keyed_write_that_is_overtaken_changes_nothing_until_it_is_stamped_anew() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let (user, id) = (some_user(), TaskId::generate());
+    apply_one(&fixture.store, &create(&user, id, 1)).await?;
+    apply_one(&fixture.store, &retitle(&user, id, 9, "of a faster clock")).await?;
+    let before = row(&fixture.store, id).await?;
+    let whole = keyed(create(&user, id, 5), "k", 1);
+    let met = apply_one(&fixture.store, &whole).await?;
+    assert_eq!(met.outcome, Outcome::Superseded);
+    assert_eq!(row(&fixture.store, id).await?, before);
+    // So what is refused after that was not done in part.
+    let other = keyed(retitle(&user, id, 10, "else"), "k", 2);
+    apply_one(&fixture.store, &other).await?;
+    let mut again = whole;
+    again.restamp(stamp(11));
+    let refused = apply_one(&fixture.store, &again).await?;
+    assert_eq!(refused.outcome, rejected(Rejection::KeyReused));
+    let after = task(Some(row(&fixture.store, id).await?.state));
+    let unchanged = task(Some(before.state));
+    assert_eq!(after.status, unchanged.status);
+    assert_eq!(after.created, unchanged.created);
     Ok(())
 }
 

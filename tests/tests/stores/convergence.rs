@@ -313,13 +313,16 @@ async fn of_requests_under_one_key_at_the_same_time_one_is_applied() -> Result<(
             let operation = keyed(create(&user, id, number), "k", 1);
             requests.spawn(async move { insist(&store, operation).await });
         }
-        let mut first = 0;
+        let mut firsts = Vec::new();
         while let Some(ended) = requests.join_next().await {
             let applied = ended??;
             assert_eq!(applied.outcome, Outcome::Applied);
-            first += usize::from(applied.replayed.is_none());
+            if applied.replayed.is_none() {
+                firsts.push(applied.state);
+            }
         }
-        assert_eq!(first, 1);
+        let row = fixture.store.find_task(id).await?.expect("there");
+        assert_eq!(firsts, [Some(row.state)]);
         assert_eq!(
             fixture
                 .store

@@ -175,9 +175,13 @@ async fn attempt<T>(
     let mut transaction = connection.begin().await?;
     let settled = settle(&mut transaction.connection(), operations, lookup, answer).await;
     match settled {
-        Ok(answers) => {
+        Ok(Some(answers)) => {
             transaction.commit().await?;
             Ok(Some(answers))
+        }
+        Ok(None) => {
+            transaction.rollback().await?;
+            Ok(None)
         }
         Err(error) => {
             transaction.rollback().await?;
@@ -195,12 +199,15 @@ async fn settle<T>(
     operations: &[&Operation],
     lookup: Lookup,
     answer: &impl Fn(Settled<'_>, &Resources) -> T,
-) -> Result<Vec<T>, sqlx::Error> {
+) -> Result<Option<Vec<T>>, sqlx::Error> {
     let mut answers = Vec::with_capacity(operations.len());
     for run in runs(operations) {
-        answers.extend(settle_run(connection, run, lookup, answer).await?);
+        match settle_run(connection, run, lookup, answer).await? {
+            Some(more) => answers.extend(more),
+            None => return Ok(None),
+        }
     }
-    Ok(answers)
+    Ok(Some(answers))
 }
 
 /// Cuts the operations where an id or a key comes a second time, so that the second finds the record of the first.
@@ -232,7 +239,7 @@ async fn settle_run<T>(
     run: &[&Operation],
     lookup: Lookup,
     answer: &impl Fn(Settled<'_>, &Resources) -> T,
-) -> Result<Vec<T>, sqlx::Error> {
+) -> Result<Option<Vec<T>>, sqlx::Error> {
     let recollection = Recollection::read(connection, run, lookup).await?;
     // A repeat is answered with the row as it is now.
     let is_read =
@@ -241,8 +248,11 @@ async fn settle_run<T>(
     let mut records = Vec::with_capacity(run.len());
     let mut answers = Vec::with_capacity(run.len());
     let mut held: Option<Recorded> = None;
-    for operation in run {
-        let (outcome, replayed) = match recollection.recall(operation)? {
+    let mut unrecorded: Vec<&Operation> = Vec::new();
+    for &operation in run {
+        let recalled = recollection.recall(operation)?;
+        let is_unknown = matches!(recalled, Recalled::New);
+        let (outcome, replayed) = match recalled {
             Recalled::Done(..) if judges_first(operation) => (resources.settle(operation), None),
             Recalled::Done(outcome, record) => (outcome, Some(record)),
             Recalled::Refused(rejection) => (Outcome::Rejected(rejection), None),
@@ -251,6 +261,8 @@ async fn settle_run<T>(
         let is_new = replayed.is_none() && !Bug::LedgerSkipped.is_on();
         if is_new && operation.leaves_record() && is_final(operation, &outcome) {
             records.push(LedgerColumns::of(operation, &outcome));
+        } else if is_unknown && operation.idempotency.is_some() {
+            unrecorded.push(operation);
         }
         let settled = Settled {
             operation,
@@ -259,6 +271,14 @@ async fn settle_run<T>(
         };
         held = held.or_else(|| settled.replayed.clone());
         answers.push(answer(settled, &resources));
+    }
+    // The first under a key may have been done while this one waited for the row, and it was judged by what that has
+    // made of it. A record of its own would meet the other's; without one it has to look again.
+    if !Recollection::read(connection, &unrecorded, lookup)
+        .await?
+        .is_empty()
+    {
+        return Ok(None);
     }
     if let Some(recorded) = held {
         ledger::hold(connection, &recorded).await?;
@@ -269,7 +289,7 @@ async fn settle_run<T>(
     if !records.is_empty() {
         ledger::insert(connection, &records).await?;
     }
-    Ok(answers)
+    Ok(Some(answers))
 }
 
 fn answer_settled(settled: Settled<'_>, resources: &Resources) -> Applied {

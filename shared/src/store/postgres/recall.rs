@@ -101,9 +101,14 @@ impl Recollection {
             .insert((user.clone(), recorded.operation.id), recorded);
     }
 
+    /// Whether the ledger knows none of them.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     /// Whether there is a record of this operation, or of another under its key.
     pub(super) fn knows(&self, operation: &Operation) -> bool {
-        if self.by_id.is_empty() {
+        if self.is_empty() {
             return false;
         }
         let user = &operation.user_id;
@@ -114,7 +119,7 @@ impl Recollection {
 
     /// What is known of this operation: by its id, else by its key.
     pub(super) fn recall(&self, operation: &Operation) -> Result<Recalled, sqlx::Error> {
-        if self.by_id.is_empty() && self.horizon.is_none() {
+        if self.is_empty() && self.horizon.is_none() {
             return Ok(Recalled::New);
         }
         let user = &operation.user_id;
