@@ -131,6 +131,61 @@ async fn what_one_process_knows_makes_whole_what_another_has_buffered_without() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_newest_that_any_process_knew_shows_beside_what_another_has_buffered() -> Result<()> {
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    let task = one.create_task(&json!({"title": "old"})).await?;
+    let path = format!("/tasks/{}", task.id());
+    other.get(&path).await?.expect(200);
+    one.patch(&path, &json!({"title": "new"}))
+        .await?
+        .expect(200);
+    pair.cut().await?;
+    other
+        .patch(&path, &json!({"priority": 1}))
+        .await?
+        .expect(202);
+    one.patch(&path, &json!({"description": "more"}))
+        .await?
+        .expect(202);
+    for client in [&one, &other] {
+        let read = client.get(&path).await?;
+        let shown = ["title", "description", "priority"].map(|field| read.json()[field].clone());
+        assert_eq!(shown, [json!("new"), json!("more"), json!(1)]);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_an_outage_gave_holds_afterwards_also_of_a_task_that_was_unknown() -> Result<()>
+{
+    let mut pair = Pair::start().await?;
+    let (one, other) = pair.clients();
+    let task = one.create_task(&json!({"title": "made by one"})).await?;
+    let path = format!("/tasks/{}", task.id());
+    pair.cut().await?;
+    let replaced = other.put(&path, &json!({"title": "by the other"})).await?;
+    let tag = replaced.expect(202).expect_header("etag").to_owned();
+    let patch = other.request(reqwest::Method::PATCH, &path);
+    let patch = patch.header("if-match", &tag).json(&json!({"priority": 1}));
+    let patched = other.send(patch).await?;
+    patched.expect(202);
+    pair.drain_and_cut().await?;
+    let end = end_of(&other, &patched).await?;
+    assert_eq!(end["state"], "applied", "{end}");
+    pair.mend().await?;
+    let read = one.get(&path).await?;
+    assert_eq!(read.expect(200).json()["title"], "by the other");
+    assert_eq!(
+        Some(read.expect_header("etag")),
+        patched.header("etag"),
+        "{}",
+        read.text()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_of_a_profile_which_any_write_makes() -> Result<()> {
     let mut pair = Pair::start().await?;
     let (one, other) = pair.clients();

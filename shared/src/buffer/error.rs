@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::keys::KeyedWrite;
+
 /// Why the buffer did not do what was asked. After any of them, nothing of the request is in the file.
 #[derive(Debug, Clone, Error)]
 pub enum BufferError {
@@ -31,6 +33,9 @@ pub enum BufferError {
     /// be read now; then the request can be repeated.
     #[error("what waited of the resource has been settled meanwhile")]
     Outrun,
+    /// The operation's idempotency key stands for another one that the file has.
+    #[error("the idempotency key stands for another write")]
+    KeyTaken(Box<KeyedWrite>),
     /// Another process held the file, or the queue of this one's writer was full, until the deadline.
     #[error("the buffer was busy until the deadline")]
     Busy,
@@ -122,6 +127,7 @@ impl BufferError {
             BufferError::Full { .. }
                 | BufferError::Draining { .. }
                 | BufferError::Outrun
+                | BufferError::KeyTaken(_)
                 | BufferError::OtherDatabase { .. }
         )
     }

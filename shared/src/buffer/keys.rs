@@ -1,10 +1,14 @@
-//! What was made under idempotency keys in embedded mode, where no database has a ledger. A folded item knows the last one
-//! only, and a client may repeat any of them.
+//! What idempotency keys stand for where no database can be asked: of writes that wait, as long as they wait; and of all
+//! that was made in embedded mode, where no database has a ledger. A folded item knows the last one only, and a client may
+//! repeat any of them.
 
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Idempotency, IdempotencyKey, OperationRecord, TaskId, Timestamp, UserId};
+use crate::domain::{
+    Entity, Idempotency, IdempotencyKey, Operation, OperationRecord, OperationState, ResourceKey,
+    TaskId, Timestamp, UserId,
+};
 
 use super::error::BufferError;
 use super::schema::{KEYED, encode};
@@ -15,12 +19,12 @@ use super::writer::Transaction;
 /// looked at as come, and those that have expired stay few without a walk through all.
 const LOOKED_AT: usize = 2;
 
-/// A write that was made under a key.
+/// A write that was made, or accepted, under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyedWrite {
     /// The key, and what it stands for.
     pub idempotency: Idempotency,
-    /// What became of the write.
+    /// What became of the write; `pending` of one that waits.
     pub record: OperationRecord,
 }
 
@@ -33,6 +37,31 @@ impl KeyedWrite {
     /// Whether it is what this user's key stands for.
     pub(super) fn is_of(&self, user: &UserId, key: &IdempotencyKey) -> bool {
         self.record.user_id == *user && self.idempotency.key == *key
+    }
+
+    /// Of an operation that is being accepted; `None` where it has no key.
+    pub(super) fn accepted(operation: &Operation) -> Option<Self> {
+        Some(KeyedWrite {
+            idempotency: operation.idempotency.clone()?,
+            record: OperationRecord::pending(operation),
+        })
+    }
+
+    /// What it is about, if it counts only as long as it waits there.
+    pub(super) fn waits_at(&self) -> Option<ResourceKey> {
+        if self.record.state != OperationState::Pending {
+            return None;
+        }
+        match self.record.entity {
+            Entity::Task => TaskId::parse(&self.record.entity_id).map(ResourceKey::Task),
+            Entity::Profile => Some(ResourceKey::Profile(self.record.user_id.clone())),
+            Entity::Session => None,
+        }
+    }
+
+    /// Whether it has ended: it counts until it expires.
+    pub(super) fn has_ended(&self) -> bool {
+        self.record.state != OperationState::Pending
     }
 
     fn is_expired(&self, now: Timestamp) -> bool {
@@ -58,6 +87,29 @@ pub(super) fn find(
         .map_err(|error| transaction.storage(error))?;
     let known = bytes.and_then(|bytes| whole_value::<KeyedWrite>(bytes.value()));
     Ok(known.filter(|known| known.is_of(user, key)))
+}
+
+/// Forgets the key of an operation that waits no more: from then on the ledger knows it, if it was carried out.
+pub(super) fn forget(
+    transaction: &mut Transaction<'_>,
+    operation: &Operation,
+) -> Result<(), BufferError> {
+    let Some(own) = &operation.idempotency else {
+        return Ok(());
+    };
+    let known = find(transaction, &operation.user_id, &own.key)?;
+    let is_own = |known: &KeyedWrite| !known.has_ended() && known.record.id == operation.id;
+    if !known.is_some_and(|known| is_own(&known)) {
+        return Ok(());
+    }
+    let mut table = transaction
+        .txn
+        .open_table(KEYED)
+        .map_err(|error| transaction.storage(error))?;
+    table
+        .remove(place(&operation.user_id, &own.key))
+        .map_err(|error| transaction.storage(error))?;
+    Ok(())
 }
 
 /// Remembers a write, and forgets such as nobody may repeat any more among those beside it. Again: changes nothing.

@@ -87,7 +87,9 @@ pub(super) fn append(
     let priority = least_urgent.map_or(item.operation.priority, |least| {
         least.max(item.operation.priority)
     });
-    if waiting.own.as_ref().is_some_and(knows_the_rest) {
+    if let (Some(own), Some(base)) = (&waiting.own, &item.base)
+        && knows(own, base)
+    {
         item.base = None;
     }
     let place = insert(transaction, &item, priority)?;
@@ -96,6 +98,33 @@ pub(super) fn append(
     }
     transaction.counters.accepted += 1;
     Ok(item)
+}
+
+/// Makes sure that an operation's key stands for no other in this file. One that may have been done already is the store's
+/// to judge, unless it is the same again. Gives what is to be remembered once it is accepted.
+pub(super) fn check_key(
+    transaction: &mut Transaction<'_>,
+    index: &Mutex<PendingIndex>,
+    operation: &Operation,
+    slot: Slot,
+) -> Result<Option<KeyedWrite>, BufferError> {
+    let Some(own) = KeyedWrite::accepted(operation) else {
+        return Ok(None);
+    };
+    let Some(known) = keys::find(transaction, &operation.user_id, &own.idempotency.key)? else {
+        return Ok(Some(own));
+    };
+    let counts = match known.waits_at() {
+        None => known.has_ended(),
+        Some(resource) => present(transaction, index, &resource)?
+            .iter()
+            .any(|queued| queued.item.operation.id == known.record.id),
+    };
+    let is_same = known.idempotency.fingerprint == own.idempotency.fingerprint;
+    if counts && (is_same || slot == Slot::Ordinary) {
+        return Err(BufferError::KeyTaken(Box::new(known)));
+    }
+    Ok(Some(own).filter(|_| !counts))
 }
 
 /// The most items of a slot's kind under a cap.
@@ -180,18 +209,23 @@ struct Waiting {
     own: Option<Queued>,
 }
 
-/// Whether an item brings, or was given, all there is of its resource, to be handed on.
-fn knows_the_rest(queued: &Queued) -> bool {
-    let is_whole = |known: &State| known.is_complete() || known.deleted().is_some();
+/// Whether an item brings, or was given, all of this, and nothing older, to be handed on.
+fn knows(queued: &Queued, base: &State) -> bool {
     let operation = &queued.item.operation;
     // A condition may yet refuse what it sets.
     let change = operation
         .change()
         .filter(|_| operation.precondition.is_none());
-    [queued.item.base.as_ref(), change.as_ref()]
-        .into_iter()
-        .flatten()
-        .any(is_whole)
+    let known = [queued.item.base.clone(), change].into_iter().flatten();
+    let known = known.reduce(|mut whole, part| {
+        whole.merge(&part);
+        whole
+    });
+    known.is_some_and(|known| {
+        let mut both = known.clone();
+        both.merge(base);
+        both == known
+    })
 }
 
 fn last_present(

@@ -175,7 +175,7 @@ impl Reader {
     }
 
     /// Runs a read in a snapshot of its own; a handle that an I/O error has made useless is opened anew.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         work: impl Fn(&Snap<'_>) -> Result<T, BufferError>,
     ) -> Result<T, BufferError> {
@@ -483,7 +483,7 @@ impl Reader {
         self.read(|snap| snap.values(REVOCATIONS))
     }
 
-    /// What a user has made under an idempotency key in embedded mode.
+    /// What a user's idempotency key stands for: a write that waits, or one that was made in embedded mode.
     ///
     /// # Errors
     /// When the file can't be read.
@@ -492,9 +492,21 @@ impl Reader {
         user: &UserId,
         key: &IdempotencyKey,
     ) -> Result<Option<KeyedWrite>, BufferError> {
-        let found: Option<KeyedWrite> =
-            self.read(|snap| snap.value(KEYED, keys::place(user, key)))?;
-        Ok(found.filter(|known| known.is_of(user, key)))
+        self.read(|snap| {
+            let found: Option<KeyedWrite> = snap.value(KEYED, keys::place(user, key))?;
+            let Some(known) = found.filter(|known| known.is_of(user, key)) else {
+                return Ok(None);
+            };
+            let Some(resource) = known.waits_at() else {
+                return Ok(Some(known).filter(KeyedWrite::has_ended));
+            };
+            let mut waiting = snap.items_of(&resource)?.into_iter();
+            let own = waiting.find(|queued| queued.item.operation.id == known.record.id);
+            Ok(own.map(|queued| KeyedWrite {
+                record: queued.item.record(),
+                ..known
+            }))
+        })
     }
 
     /// Sessions kept in the file (where there is no Redis).

@@ -9,6 +9,7 @@ use crate::seeded::Bug;
 
 use super::error::BufferError;
 use super::inheritance::Estate;
+use super::keys;
 use super::queue::{Queued, open};
 use super::schema::{
     DEAD, DeadLetter, FINISHED, FinishedBatch, Item, Lane, Place, SET_ASIDE, checksum, encode,
@@ -94,6 +95,9 @@ pub(super) fn settle(
                         Verdict::Dead { .. } => estate.leave(&settlement.queued, None),
                         Verdict::Retry { .. } => {}
                     }
+                }
+                if !matches!(settlement.verdict, Verdict::Retry { .. }) {
+                    keys::forget(transaction, operation)?;
                 }
                 finished.extend(carry_out(transaction, settlement, now, &mut report)?);
             } else {

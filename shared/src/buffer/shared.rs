@@ -19,6 +19,7 @@ use super::epoch::{self, KnownTime};
 use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
+use super::keys;
 use super::lock::{Turn, Turnstile};
 use super::queue::{self, Folded, Slot, room};
 use super::reader::Reader;
@@ -181,7 +182,8 @@ impl Buffer {
     /// operation without a stamp gets one here. Gives the item as it was accepted.
     ///
     /// # Errors
-    /// [`BufferError::Full`], [`BufferError::Busy`], or what the file's disk says; it isn't accepted then.
+    /// [`BufferError::Full`], [`BufferError::Busy`], [`BufferError::KeyTaken`], or what the file's disk says; it isn't
+    /// accepted then.
     pub async fn append(
         &self,
         operation: Operation,
@@ -220,7 +222,12 @@ impl Buffer {
             if Lane::of(&item.operation) == Lane::Postgres {
                 binding::check(transaction, &claim)?;
             }
-            queue::append(transaction, (&index, &clock), (item, behind), room)
+            let keyed = queue::check_key(transaction, &index, &item.operation, slot)?;
+            let item = queue::append(transaction, (&index, &clock), (item, behind), room)?;
+            if let Some(write) = keyed {
+                keys::remember(transaction, &write)?;
+            }
+            Ok(item)
         })
         .await
     }

@@ -198,8 +198,9 @@ impl Snap<'_> {
 
     /// Drops from the index what has left the file, if there is much of it. Queues are drained from the front, so most of
     /// it lies before the first item of its queue; where one that is put off has kept its place there, all are looked at.
+    /// What others have put into the index that is newer than this snapshot stays.
     pub(super) fn sweep_index(&self) -> Result<(), BufferError> {
-        let (_, pending) = self.ends()?;
+        let (next_seq, pending) = self.ends()?;
         let wants_sweep = || self.ask_index(|index| index.wants_sweep(pending));
         if !wants_sweep()? {
             return Ok(());
@@ -207,11 +208,11 @@ impl Snap<'_> {
         let fronts = self.fronts()?;
         self.sweep_by(|place| {
             let front = fronts.get(&(place.lane(), place.priority()));
-            front.is_some_and(|front| place.seq() >= *front)
+            place.seq() >= next_seq || front.is_some_and(|front| place.seq() >= *front)
         })?;
         if wants_sweep()? {
             let places = self.places()?;
-            self.sweep_by(|place| places.contains(&place.key()))?;
+            self.sweep_by(|place| place.seq() >= next_seq || places.contains(&place.key()))?;
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::config::BufferConfig;
 use crate::domain::task::{NewTask, Tags, Title};
 use crate::domain::{
-    Body, Kind, Operation, OperationId, OperationState, Priority, ResourceKey, Revocation,
-    SessionId, Stamp, State, TaskId, TaskState, Timestamp, UserId,
+    Body, Idempotency, IdempotencyKey, Kind, Operation, OperationId, OperationState, Priority,
+    ResourceKey, Revocation, SessionId, Stamp, State, TaskId, TaskState, Timestamp, UserId,
 };
 
 use super::*;
@@ -142,12 +142,11 @@ async fn of_two_revocations_of_a_session_the_longer_one_counts() -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
-async fn the_index_forgets_what_has_left_behind_an_item_that_stays() -> Outcome {
+/// A buffer with one item that was put off, and an index of the many behind it that have left.
+async fn with_an_index_to_be_swept(directory: &Path) -> Result<Buffer, BufferError> {
     const ITEMS: u64 = 6_000;
     const TOGETHER: u64 = 500;
-    let directory = tempfile::tempdir()?;
-    let buffer = Buffer::open(&config(directory.path(), 2 * ITEMS))?;
+    let buffer = Buffer::open(&config(directory, 2 * ITEMS))?;
     let put_off = append(&buffer, create("ann", TaskId::generate(), "put off")).await?;
     for _ in 0..ITEMS / TOGETHER {
         let mut appends = tokio::task::JoinSet::new();
@@ -156,7 +155,7 @@ async fn the_index_forgets_what_has_left_behind_an_item_that_stays() -> Outcome 
             appends.spawn(async move { append(&buffer, created).await.map(drop) });
         }
         while let Some(appended) = appends.join_next().await {
-            appended??;
+            appended.expect("no panic")?;
         }
     }
     let batch = buffer.read_blocking(|reader| {
@@ -166,8 +165,75 @@ async fn the_index_forgets_what_has_left_behind_an_item_that_stays() -> Outcome 
     settlements.retain(|settlement| settlement.queued.item.operation.id != put_off.id);
     assert_eq!(settlements.len() as u64, ITEMS);
     buffer.settle(settlements).await?;
+    Ok(buffer)
+}
+
+#[tokio::test]
+async fn the_index_forgets_what_has_left_behind_an_item_that_stays() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = with_an_index_to_be_swept(directory.path()).await?;
     buffer.read_blocking(Reader::sweep_index)?;
     assert_eq!(buffer.read_blocking(Reader::count_indexed)?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_keeps_what_comes_while_it_is_swept() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = with_an_index_to_be_swept(directory.path()).await?;
+    let late = TaskId::generate();
+    let find = |reader: &Reader| reader.find_pending(&user("ann"), &ResourceKey::Task(late));
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::block_in_place(|| {
+        buffer.reader().read(|before| {
+            runtime.block_on(append(&buffer, create("ann", late, "late")))?;
+            // Whoever looks for it has it in the index.
+            assert!(find(buffer.reader())?.is_some());
+            before.sweep_index()
+        })
+    })?;
+    assert_eq!(buffer.read_blocking(Reader::count_indexed)?, 2);
+    assert!(buffer.read_blocking(find)?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_stands_for_one_item_as_long_as_it_waits() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let keyed = |mut operation: Operation, request: u8| {
+        operation.idempotency = Some(Idempotency {
+            key: IdempotencyKey::parse("k").expect("a valid key"),
+            fingerprint: [request; 32],
+        });
+        operation
+    };
+    let id = TaskId::generate();
+    let first = append(&buffer, keyed(create("ann", id, "first"), 1)).await?;
+    let elsewhere = || create("ann", TaskId::generate(), "other");
+    for (other, slot) in [
+        (keyed(create("ann", id, "first"), 1), Slot::Ordinary),
+        (keyed(create("ann", id, "first"), 1), Slot::Reserved),
+        (keyed(elsewhere(), 2), Slot::Ordinary),
+    ] {
+        match buffer.append(other, None, slot).await {
+            Err(BufferError::KeyTaken(known)) => assert_eq!(known.record.id, first.id),
+            other => panic!("{other:?}"),
+        }
+    }
+    // What may be in the store already is the store's to judge; and another user's key is another one.
+    buffer
+        .append(keyed(elsewhere(), 2), None, Slot::Reserved)
+        .await?;
+    append(&buffer, keyed(create("bob", TaskId::generate(), "b"), 3)).await?;
+    assert_eq!(conserved(&buffer).await?.counters.pending, 3);
+    let (ann, key) = (user("ann"), IdempotencyKey::parse("k")?);
+    let known = || buffer.read_blocking(|reader| reader.find_keyed(&ann, &key));
+    assert_eq!(known()?.map(|known| known.record.id), Some(first.id));
+    let read = batch(&buffer, 1, Skip::default(), any_time()).await?;
+    buffer.settle(settle_all(&read, &Verdict::Applied)).await?;
+    assert_eq!(known()?, None);
+    append(&buffer, keyed(elsewhere(), 2)).await?;
     Ok(())
 }
 

@@ -144,10 +144,11 @@ macro_rules! record {
                 $(if let Some(register) = &mut self.$field { register.stamp = stamp; })+
             }
 
-            /// The entity tag of this record as a whole row.
+            /// The entity tag of this record as a whole row. Not of when it was made: a write of all fields knows what it
+            /// makes of them, but not whether it is the first.
             pub fn etag(&self) -> $crate::domain::ETag {
-                let ends = [self.created, self.deleted].into_iter().map(Option::unwrap_or_default);
-                $crate::domain::ETag::of_stamps(ends.chain(self.field_stamps()))
+                let deleted = std::iter::once(self.deleted.unwrap_or_default());
+                $crate::domain::ETag::of_stamps(deleted.chain(self.field_stamps()))
             }
         }
     };

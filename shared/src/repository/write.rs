@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::buffer::{AcceptedChange, BufferError, KeyedWrite, PendingView, Place, Slot};
 use crate::domain::{
@@ -84,20 +84,24 @@ impl Repository {
         operation: Operation,
         handling: Handling,
     ) -> Result<Written, WriteError> {
-        let pending = self.pending_of(&operation).await;
-        if let Some(replayed) = replay_of(&operation, pending.as_ref(), self.is_embedded())? {
-            return Ok(self.shown_again(replayed, &operation, pending).await);
-        }
         if self.is_embedded() {
             return self.write_embedded(operation).await;
         }
-        if let Some(known) = self.made_embedded(&operation).await? {
-            let replayed = shown_first(known, None);
+        if let Some(known) = self.known_here(&operation).await {
+            return self.answer_first(known, &operation).await;
+        }
+        let pending = self.pending_of(&operation).await;
+        if let Some(replayed) = replay_of(&operation, pending.as_ref())? {
             return Ok(self.shown_again(replayed, &operation, pending).await);
         }
         let lane = match (self.0.postgres_up(), &pending) {
             (Some(lane), None) => lane,
             (lane, _) => {
+                if let Some(lane) = lane
+                    && let Some(replayed) = self.recorded(lane, &operation).await?
+                {
+                    return Ok(self.shown_again(replayed, &operation, pending).await);
+                }
                 let hindrance = lane.map_or(Hindrance::StoreAway, |_| Hindrance::EarlierWaits);
                 refuse_strict(handling, hindrance)?;
                 return self
@@ -112,6 +116,12 @@ impl Repository {
                 operation,
                 maybe_done,
             } => {
+                // It may have waited in vain for a row that its first, long since done, doesn't need.
+                if let Some(lane) = self.0.postgres_up().filter(|_| !maybe_done)
+                    && let Some(replayed) = self.recorded(lane, &operation).await?
+                {
+                    return Ok(self.shown_again(replayed, &operation, None).await);
+                }
                 let hindrance = if maybe_done {
                     Hindrance::OutcomeUnknown
                 } else {
@@ -135,9 +145,6 @@ impl Repository {
         operation: &Operation,
         pending: Option<PendingView>,
     ) -> Written {
-        if self.is_embedded() {
-            return replayed;
-        }
         let (user, key) = (&operation.user_id, operation.resource());
         let found = self.without_store(user, &key, pending).await;
         Written {
@@ -146,24 +153,65 @@ impl Repository {
         }
     }
 
-    /// What the operation's key stands for from the time when this node had no database.
-    async fn made_embedded(&self, operation: &Operation) -> Result<Option<KeyedWrite>, WriteError> {
-        let Some(own) = operation.idempotency.clone() else {
-            return Ok(None);
-        };
+    /// What the operation's key stands for in the buffer: a write that waits, of whatever resource, or one from the time
+    /// when this node had no database.
+    async fn known_here(&self, operation: &Operation) -> Option<KeyedWrite> {
+        let own = operation.idempotency.clone()?;
         let user = operation.user_id.clone();
         let found = self
             .0
             .read(move |reader| reader.find_keyed(&user, &own.key));
-        match (found.await, &operation.idempotency) {
-            (Ok(Some(known)), Some(own)) if known.idempotency.fingerprint != own.fingerprint => {
-                Err(WriteError::Rejected(Rejection::KeyReused))
+        found.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "can't read the buffer before a write");
+            None
+        })
+    }
+
+    /// The answer to an operation whose key stands for another one in the buffer.
+    async fn answer_first(
+        &self,
+        known: KeyedWrite,
+        operation: &Operation,
+    ) -> Result<Written, WriteError> {
+        let own = operation.idempotency.as_ref();
+        if own.is_none_or(|own| own.fingerprint != known.idempotency.fingerprint) {
+            return Err(WriteError::Rejected(Rejection::KeyReused));
+        }
+        let pending = self.pending_of(operation).await;
+        let replayed = shown_first(known.record, None);
+        Ok(self.shown_again(replayed, operation, pending).await)
+    }
+
+    /// The answer of PostgreSQL's ledger to a repeat that is not to be judged there. Where it can't be asked now, none is
+    /// known: then the drain finds out.
+    async fn recorded(
+        &self,
+        lane: &Lane<Postgres>,
+        operation: &Operation,
+    ) -> Result<Option<Written>, WriteError> {
+        let Some(own) = &operation.idempotency else {
+            return Ok(None);
+        };
+        let asking = lane.store.find_by_key(&operation.user_id, &own.key);
+        let found = tokio::select! {
+            found = timeout(self.0.store_timeout / 4, asking) => found.ok(),
+            () = lane.health.went_down() => None,
+        };
+        let known = match found {
+            Some(Ok(Some(known))) => known,
+            Some(Ok(None)) | None => return Ok(None),
+            Some(Err(error)) => {
+                lane.health.report_failure(&error);
+                tracing::debug!(operation_id = %operation.id, %error, "postgres can't be asked for a key");
+                return Ok(None);
             }
-            (Ok(known), _) => Ok(known),
-            (Err(error), _) => {
-                tracing::warn!(%error, "can't read the buffer before a write");
-                Ok(None)
-            }
+        };
+        if known.fingerprint != own.fingerprint {
+            return Err(WriteError::Rejected(Rejection::KeyReused));
+        }
+        match known.outcome {
+            Outcome::Rejected(rejection) => Err(WriteError::Rejected(rejection)),
+            _ => Ok(Some(shown_first(known.operation, None))),
         }
     }
 
@@ -188,7 +236,7 @@ impl Repository {
         let record = OperationRecord::pending(&operation);
         let folded = self.0.buffer.fold(operation).await.map_err(refusal)?;
         if let Some(known) = folded.replayed {
-            return Ok(shown_first(known, folded.state));
+            return Ok(shown_first(known.record, folded.state));
         }
         match folded.outcome {
             Outcome::Rejected(rejection) => Err(WriteError::Rejected(rejection)),
@@ -275,11 +323,22 @@ impl Repository {
             let behind = pending.as_ref().map(|view| view.last);
             match self.accept(&operation, pending, (slot, behind)).await {
                 Err(BufferError::Outrun) => pending = self.pending_of(&operation).await,
-                accepted => return accepted.map_err(refusal),
+                accepted => return self.answer_accepted(accepted, &operation).await,
             }
         }
         let accepted = self.accept(&operation, pending, (slot, None)).await;
-        accepted.map_err(refusal)
+        self.answer_accepted(accepted, &operation).await
+    }
+
+    async fn answer_accepted(
+        &self,
+        accepted: Result<Written, BufferError>,
+        operation: &Operation,
+    ) -> Result<Written, WriteError> {
+        match accepted {
+            Err(BufferError::KeyTaken(known)) => self.answer_first(*known, operation).await,
+            accepted => accepted.map_err(refusal),
+        }
     }
 
     async fn accept(
@@ -397,13 +456,17 @@ fn written_direct(operation: &Operation, outcome: &Outcome, applied: Applied) ->
     }
 }
 
-/// The answer to a repeat of a write that was made without a database.
-fn shown_first(known: KeyedWrite, state: Option<State>) -> Written {
+/// The answer to a repeat of this one.
+fn shown_first(first: OperationRecord, state: Option<State>) -> Written {
     Written {
-        path: WritePath::Direct,
+        path: if first.state == OperationState::Pending {
+            WritePath::Buffered
+        } else {
+            WritePath::Direct
+        },
         state: shown(state),
-        created: known.record.kind == Kind::Create,
-        operation: known.record,
+        created: first.kind == Kind::Create,
+        operation: first,
         replayed: true,
     }
 }
@@ -446,7 +509,6 @@ fn refusal(error: BufferError) -> WriteError {
 fn replay_of(
     operation: &Operation,
     pending: Option<&PendingView>,
-    embedded: bool,
 ) -> Result<Option<Written>, WriteError> {
     let (Some(wanted), Some(view)) = (&operation.idempotency, pending) else {
         return Ok(None);
@@ -465,15 +527,5 @@ fn replay_of(
     {
         return Err(WriteError::Rejected(Rejection::KeyReused));
     }
-    Ok(Some(Written {
-        path: if embedded {
-            WritePath::Direct
-        } else {
-            WritePath::Buffered
-        },
-        state: shown(Some(view.state.clone())),
-        created: first.operation.kind == Kind::Create,
-        operation: first.record(),
-        replayed: true,
-    }))
+    Ok(Some(shown_first(first.record(), Some(view.state.clone()))))
 }

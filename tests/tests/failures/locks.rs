@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(15);
 const GOOD: Duration = Duration::from_secs(5);
 
 /// Locks what a statement locks until the connection is closed.
-async fn hold(site: &Site, statement: &str) -> Result<PgConnection> {
+pub async fn hold(site: &Site, statement: &str) -> Result<PgConnection> {
     let mut connection = site.connect().await?;
     connection.execute("BEGIN").await?;
     connection

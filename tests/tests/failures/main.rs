@@ -4,6 +4,7 @@
 
 mod conditions;
 mod items;
+mod keys;
 mod letters;
 mod locks;
 mod site;

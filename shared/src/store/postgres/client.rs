@@ -34,6 +34,8 @@ pub struct Postgres {
 pub struct KeyRecord {
     /// The operation that came with it.
     pub operation: OperationRecord,
+    /// What it was answered with.
+    pub outcome: Outcome,
     /// SHA-256 of its request.
     pub fingerprint: [u8; 32],
 }
@@ -226,7 +228,8 @@ impl Postgres {
         self.call(call).await
     }
 
-    /// Finds what is recorded under a user's idempotency key.
+    /// Finds what is recorded under a user's idempotency key, and, as [`Postgres::apply`] does for a repeat, waits until it
+    /// is as durable as a commit has to be. Waits for no other locks.
     ///
     /// # Errors
     /// See [`Postgres`].
@@ -237,16 +240,20 @@ impl Postgres {
     ) -> Result<Option<KeyRecord>, StoreError> {
         let mut wanted = Wanted::default();
         wanted.key(user, key);
-        let found = self
-            .call(async |connection| Ok(ledger::find(connection, &wanted).await?))
-            .await?;
-        Ok(found.into_iter().find_map(|recorded| {
-            let fingerprint = recorded.idempotency?.fingerprint;
-            Some(KeyRecord {
+        self.call(async |connection| {
+            let found = ledger::find(connection, &wanted).await?;
+            let Some(recorded) = found.into_iter().next() else {
+                return Ok(None);
+            };
+            ledger::hold(connection, &recorded).await?;
+            let outcome = recorded.outcome()?;
+            Ok(recorded.idempotency.map(|own| KeyRecord {
                 operation: recorded.operation,
-                fingerprint,
-            })
-        }))
+                outcome,
+                fingerprint: own.fingerprint,
+            }))
+        })
+        .await
     }
 
     /// Removes the oldest records of operations that ended before `older_than`, at most `limit`. Returns how many;
