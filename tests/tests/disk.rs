@@ -11,6 +11,9 @@ use anyhow::{Context, Result};
 use holdfast_tests::{Answer, Client, Node, Postgres, Program, SmallDisk, eventually, tokens};
 use serde_json::{Value, json};
 
+/// Longest time until a small disk is full, however slow it is.
+const FILLED: Duration = Duration::from_secs(300);
+
 const DATABASE: &str = "holdfast";
 const DISK_MIB: u64 = 64;
 const SETTLE: Duration = Duration::from_secs(60);
@@ -148,7 +151,7 @@ async fn write_until_refused(client: &Client, refusals: usize) -> Result<Told> {
     for writer in 0..WRITERS {
         let (client, description) = (client.clone(), description.clone());
         writers.spawn(async move {
-            let (mut told, until) = (Told::default(), Instant::now() + SETTLE);
+            let (mut told, until) = (Told::default(), Instant::now() + FILLED);
             while told.refused < refusals && Instant::now() < until {
                 let title = format!("{writer}/{}", told.accepted.len());
                 let task = json!({"title": title, "description": description});
