@@ -77,6 +77,39 @@ impl Repository {
         found_profile(self.without_store(user, &key, view).await?).ok_or(ReadError::Unavailable)
     }
 
+    /// A resource of this user's as a read shows it while the store answers: `Some(None)` when there is none, `None` when
+    /// that can't be said now.
+    pub(super) async fn find_over_store(
+        &self,
+        lane: &Lane<Postgres>,
+        user: &UserId,
+        key: &ResourceKey,
+    ) -> Option<Option<State>> {
+        let pending = self.pending(user, key).await.ok()?;
+        let stored = match key {
+            ResourceKey::Task(id) => lane
+                .store
+                .find_task(*id)
+                .await
+                .map(|row| row.filter(|row| row.owner == *user).map(|row| row.state)),
+            ResourceKey::Profile(user) => {
+                let found = lane.store.find_profile(user).await;
+                found.map(|profile| profile.map(State::Profile))
+            }
+            ResourceKey::Session(_) => return None,
+        };
+        match stored {
+            Ok(stored) => {
+                let found = self.over_store(user, key.clone(), stored, pending);
+                Some(found.map(|found| found.value))
+            }
+            Err(error) => {
+                note_failure(lane, &error);
+                None
+            }
+        }
+    }
+
     /// A page of this user's tasks.
     ///
     /// # Errors

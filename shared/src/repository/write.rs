@@ -100,7 +100,7 @@ impl Repository {
                 if let Some(lane) = lane
                     && let Some(replayed) = self.recorded(lane, &operation).await?
                 {
-                    return Ok(self.shown_again(replayed, &operation, pending).await);
+                    return Ok(replayed);
                 }
                 let hindrance = lane.map_or(Hindrance::StoreAway, |_| Hindrance::EarlierWaits);
                 refuse_strict(handling, hindrance)?;
@@ -120,7 +120,7 @@ impl Repository {
                 if let Some(lane) = self.0.postgres_up().filter(|_| !maybe_done)
                     && let Some(replayed) = self.recorded(lane, &operation).await?
                 {
-                    return Ok(self.shown_again(replayed, &operation, None).await);
+                    return Ok(replayed);
                 }
                 let hindrance = if maybe_done {
                     Hindrance::OutcomeUnknown
@@ -177,13 +177,29 @@ impl Repository {
         if own.is_none_or(|own| own.fingerprint != known.idempotency.fingerprint) {
             return Err(WriteError::Rejected(Rejection::KeyReused));
         }
+        let (user, key) = (&operation.user_id, operation.resource());
+        if let Some(lane) = self.0.postgres_up()
+            && let Some(Some(now)) = self
+                .soon(lane, self.find_over_store(lane, user, &key))
+                .await
+        {
+            return Ok(shown_first(known.record, now));
+        }
         let pending = self.pending_of(operation).await;
         let replayed = shown_first(known.record, None);
         Ok(self.shown_again(replayed, operation, pending).await)
     }
 
-    /// The answer of PostgreSQL's ledger to a repeat that is not to be judged there. Where it can't be asked now, none is
-    /// known: then the drain finds out.
+    /// What a store says before its writer has had to wait for long; `None` when it doesn't.
+    async fn soon<T>(&self, lane: &Lane<Postgres>, asking: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            said = timeout(self.0.store_timeout / 4, asking) => said.ok(),
+            () = lane.health.went_down() => None,
+        }
+    }
+
+    /// The answer of PostgreSQL's ledger to a repeat that is not to be judged there, with the resource as it is now. Where
+    /// both can't be had now, none is known: then the drain finds out.
     async fn recorded(
         &self,
         lane: &Lane<Postgres>,
@@ -192,12 +208,9 @@ impl Repository {
         let Some(own) = &operation.idempotency else {
             return Ok(None);
         };
-        let asking = lane.store.find_by_key(&operation.user_id, &own.key);
-        let found = tokio::select! {
-            found = timeout(self.0.store_timeout / 4, asking) => found.ok(),
-            () = lane.health.went_down() => None,
-        };
-        let known = match found {
+        let user = &operation.user_id;
+        let asking = lane.store.find_by_key(user, &own.key);
+        let known = match self.soon(lane, asking).await {
             Some(Ok(Some(known))) => known,
             Some(Ok(None)) | None => return Ok(None),
             Some(Err(error)) => {
@@ -211,7 +224,12 @@ impl Repository {
         }
         match known.outcome {
             Outcome::Rejected(rejection) => Err(WriteError::Rejected(rejection)),
-            _ => Ok(Some(shown_first(known.operation, None))),
+            _ => {
+                let key = operation.resource();
+                let asking = self.find_over_store(lane, user, &key);
+                let now = self.soon(lane, asking).await.flatten();
+                Ok(now.map(|now| shown_first(known.operation, now)))
+            }
         }
     }
 
