@@ -11,12 +11,11 @@ use anyhow::{Context, Result};
 use holdfast_tests::{Answer, Client, Node, Postgres, Program, SmallDisk, eventually, tokens};
 use serde_json::{Value, json};
 
-/// Longest time until a small disk is full, however slow it is.
-const FILLED: Duration = Duration::from_secs(300);
-
 const DATABASE: &str = "holdfast";
 const DISK_MIB: u64 = 64;
 const SETTLE: Duration = Duration::from_secs(60);
+/// Longest time until a small disk is full, however slow it is.
+const FILLED: Duration = Duration::from_secs(300);
 /// About what the largest task takes: the disk is full after some thousand.
 const DESCRIPTION_CHARACTERS: usize = 9_000;
 const WRITERS: usize = 8;

@@ -49,7 +49,7 @@ impl KeyedWrite {
 
     /// What it is about, if it counts only as long as it waits there.
     pub(super) fn waits_at(&self) -> Option<ResourceKey> {
-        if self.record.state != OperationState::Pending {
+        if self.has_ended() {
             return None;
         }
         match self.record.entity {

@@ -67,11 +67,7 @@ async fn a_key_whose_first_waits_is_refused_to_others_also_where_nothing_else_wa
     let holder = hold(&site, "SELECT FROM tasks WHERE title = 'locked' FOR UPDATE").await?;
     site.heal().await?;
     // Whoever asks PostgreSQL is answered.
-    site.api
-        .wait_health(SETTLE, "PostgreSQL to be up", |health| {
-            health["stores"]["postgres"]["state"] == "up"
-        })
-        .await?;
+    site.reaches_postgres().await?;
     keyed(&site, Method::PATCH, &other, &title)
         .await?
         .expect_problem(422);
@@ -95,11 +91,7 @@ async fn a_repeat_behind_a_write_that_waits_is_answered_as_its_first() -> Result
         .expect(202);
     let holder = hold(&site, "SELECT FROM tasks FOR UPDATE").await?;
     site.heal().await?;
-    site.api
-        .wait_health(SETTLE, "PostgreSQL to be up", |health| {
-            health["stores"]["postgres"]["state"] == "up"
-        })
-        .await?;
+    site.reaches_postgres().await?;
     let again = keyed(&site, Method::POST, "/tasks", &first).await?;
     assert_eq!(
         again.expect(201).header("idempotency-replayed"),

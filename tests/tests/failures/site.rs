@@ -113,6 +113,13 @@ impl Site {
         self.proxy.set(Flow::Pass).await
     }
 
+    /// Waits until the API has PostgreSQL again, whatever still waits.
+    pub async fn reaches_postgres(&self) -> Result<()> {
+        let is_up = |health: &Value| health["stores"]["postgres"]["state"] == "up";
+        let what = "PostgreSQL to be up";
+        self.api.wait_health(SETTLE, what, is_up).await.map(drop)
+    }
+
     /// Waits until nothing is pending and the API is online again.
     pub async fn drained(&self, deadline: Duration) -> Result<()> {
         self.api.wait_status(deadline, "online").await?;

@@ -12,9 +12,10 @@ use crate::domain::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lookup {
     /// What can't be known: the records of operations with a key or a condition, and the rows that a condition is about
-    /// or that aren't being made; and those of repeats, to be shown. Any other operation can be judged again without harm. If the ledger has it after all,
-    /// or the task is there already, its new record or row meets the old one, and the transaction starts again. That
-    /// takes a repeat, which comes after crashes only; to look for one in vain takes a fifth of a batch's time.
+    /// or that aren't being made; and those of repeats, to be shown. Any other operation can be judged again without
+    /// harm. If the ledger has it after all, or the task is there already, its new record or row meets the old one, and
+    /// the transaction starts again. That takes a repeat, which comes after crashes only; to look for one in vain takes
+    /// a fifth of a batch's time.
     Necessary,
     /// The records of all that leave one, and all rows.
     All,
