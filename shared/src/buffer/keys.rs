@@ -39,8 +39,8 @@ impl KeyedWrite {
         self.record.user_id == *user && self.idempotency.key == *key
     }
 
-    /// Of an operation that is being accepted; `None` where it has no key.
-    pub(super) fn accepted(operation: &Operation) -> Option<Self> {
+    /// Of an operation that waits; `None` where it has no key.
+    pub(super) fn waiting(operation: &Operation) -> Option<Self> {
         Some(KeyedWrite {
             idempotency: operation.idempotency.clone()?,
             record: OperationRecord::pending(operation),

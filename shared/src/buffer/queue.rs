@@ -96,23 +96,53 @@ pub(super) fn append(
     if let Some(before) = waiting.own {
         inheritance::follow(transaction, before.place, place)?;
     }
+    claim_key(transaction, index, &item.operation)?;
     transaction.counters.accepted += 1;
     Ok(item)
 }
 
 /// Makes sure that an operation's key stands for no other in this file. One that may have been done already is the store's
-/// to judge, unless it is the same again. Gives what is to be remembered once it is accepted.
+/// to judge, unless it is the same again.
 pub(super) fn check_key(
     transaction: &mut Transaction<'_>,
     index: &Mutex<PendingIndex>,
     operation: &Operation,
     slot: Slot,
-) -> Result<Option<KeyedWrite>, BufferError> {
-    let Some(own) = KeyedWrite::accepted(operation) else {
-        return Ok(None);
+) -> Result<(), BufferError> {
+    let Some(known) = holder_of_key(transaction, index, operation)? else {
+        return Ok(());
     };
-    let Some(known) = keys::find(transaction, &operation.user_id, &own.idempotency.key)? else {
-        return Ok(Some(own));
+    let own = operation.idempotency.as_ref();
+    let is_same = own.is_some_and(|own| own.fingerprint == known.idempotency.fingerprint);
+    if is_same || slot == Slot::Ordinary {
+        return Err(BufferError::KeyTaken(Box::new(known)));
+    }
+    Ok(())
+}
+
+/// Remembers that the key of an operation stands for it as long as it waits, unless it stands for another already.
+pub(super) fn claim_key(
+    transaction: &mut Transaction<'_>,
+    index: &Mutex<PendingIndex>,
+    operation: &Operation,
+) -> Result<(), BufferError> {
+    let Some(own) = KeyedWrite::waiting(operation) else {
+        return Ok(());
+    };
+    if holder_of_key(transaction, index, operation)?.is_none() {
+        keys::remember(transaction, &own)?;
+    }
+    Ok(())
+}
+
+/// The write that an operation's key stands for in this file; `None` where it has no key, or that one waits no more.
+fn holder_of_key(
+    transaction: &mut Transaction<'_>,
+    index: &Mutex<PendingIndex>,
+    operation: &Operation,
+) -> Result<Option<KeyedWrite>, BufferError> {
+    let Some(known) = known_by_key(transaction, operation)? else {
+        return Ok(None);
     };
     let counts = match known.waits_at() {
         None => known.has_ended(),
@@ -120,11 +150,7 @@ pub(super) fn check_key(
             .iter()
             .any(|queued| queued.item.operation.id == known.record.id),
     };
-    let is_same = known.idempotency.fingerprint == own.idempotency.fingerprint;
-    if counts && (is_same || slot == Slot::Ordinary) {
-        return Err(BufferError::KeyTaken(Box::new(known)));
-    }
-    Ok(Some(own).filter(|_| !counts))
+    Ok(Some(known).filter(|_| counts))
 }
 
 /// The most items of a slot's kind under a cap.
@@ -320,7 +346,7 @@ pub(super) fn fold(
     }
     stamp(transaction, clock, &mut operation);
     let row = current.as_ref().and_then(row_of);
-    if let Some(known) = first_of_key(transaction, &operation)? {
+    if let Some(known) = known_by_key(transaction, &operation)? {
         return Ok(repeated(&operation, known, row));
     }
     let outcome = judge(&operation, row.as_ref());
@@ -355,8 +381,8 @@ pub(super) fn fold(
     })
 }
 
-/// What was made before under the operation's key, if it has one.
-fn first_of_key(
+/// What is remembered under the operation's key, if it has one.
+fn known_by_key(
     transaction: &mut Transaction<'_>,
     operation: &Operation,
 ) -> Result<Option<KeyedWrite>, BufferError> {

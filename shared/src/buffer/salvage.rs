@@ -17,7 +17,7 @@ use super::error::BufferError;
 use super::index::PendingIndex;
 use super::inheritance;
 use super::keys;
-use super::queue::{Queued, Slot, insert, open, present};
+use super::queue::{Queued, Slot, claim_key, insert, open, present};
 use super::reader::Reader;
 use super::schema::{
     Counters, DEAD, DamagedItem, DeadLetter, EPOCHS, Item, SET_ASIDE, encode, operation_key,
@@ -235,7 +235,12 @@ impl Intake {
             .partition(|queued| queued.item.operation.stamp < stamp);
         match (self.manner, newer.first().or(older.last())) {
             (Manner::Folded, Some(queued)) => fold_into(transaction, queued.clone(), item),
-            _ => queue_between(transaction, item, (&older, newer)),
+            (Manner::Folded, None) => queue_between(transaction, item, (&older, newer)),
+            (Manner::Queued, _) => {
+                let operation = item.operation.clone();
+                queue_between(transaction, item, (&older, newer))?;
+                claim_key(transaction, &self.index, &operation)
+            }
         }
     }
 

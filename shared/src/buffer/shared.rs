@@ -19,7 +19,6 @@ use super::epoch::{self, KnownTime};
 use super::error::BufferError;
 use super::file::OpenFile;
 use super::index::PendingIndex;
-use super::keys;
 use super::lock::{Turn, Turnstile};
 use super::queue::{self, Folded, Slot, room};
 use super::reader::Reader;
@@ -222,12 +221,8 @@ impl Buffer {
             if Lane::of(&item.operation) == Lane::Postgres {
                 binding::check(transaction, &claim)?;
             }
-            let keyed = queue::check_key(transaction, &index, &item.operation, slot)?;
-            let item = queue::append(transaction, (&index, &clock), (item, behind), room)?;
-            if let Some(write) = keyed {
-                keys::remember(transaction, &write)?;
-            }
-            Ok(item)
+            queue::check_key(transaction, &index, &item.operation, slot)?;
+            queue::append(transaction, (&index, &clock), (item, behind), room)
         })
         .await
     }

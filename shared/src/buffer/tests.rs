@@ -201,13 +201,6 @@ async fn the_index_keeps_what_comes_while_it_is_swept() -> Outcome {
 async fn a_key_stands_for_one_item_as_long_as_it_waits() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100))?;
-    let keyed = |mut operation: Operation, request: u8| {
-        operation.idempotency = Some(Idempotency {
-            key: IdempotencyKey::parse("k").expect("a valid key"),
-            fingerprint: [request; 32],
-        });
-        operation
-    };
     let id = TaskId::generate();
     let first = append(&buffer, keyed(create("ann", id, "first"), 1)).await?;
     let elsewhere = || create("ann", TaskId::generate(), "other");
@@ -235,6 +228,49 @@ async fn a_key_stands_for_one_item_as_long_as_it_waits() -> Outcome {
     assert_eq!(known()?, None);
     append(&buffer, keyed(elsewhere(), 2)).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_tried_again_takes_its_key_back() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let first = append(
+        &buffer,
+        keyed(create("ann", TaskId::generate(), "first"), 1),
+    )
+    .await?;
+    let bury = async || {
+        let read = batch(&buffer, 1, Skip::default(), any_time()).await?;
+        let refused = Verdict::Dead {
+            reason: "22001".into(),
+        };
+        buffer.settle(settle_all(&read, &refused)).await
+    };
+    let other = || keyed(create("ann", TaskId::generate(), "other"), 2);
+    bury().await?;
+    assert_eq!(buffer.retry_dead(vec![first.id]).await?, vec![first.id]);
+    match buffer.append(other(), None, Slot::Ordinary).await {
+        Err(BufferError::KeyTaken(known)) => assert_eq!(known.record.id, first.id),
+        accepted => panic!("{accepted:?}"),
+    }
+    // Where another has taken the key meanwhile, it stays that one's.
+    bury().await?;
+    let second = append(&buffer, other()).await?;
+    assert_eq!(buffer.retry_dead(vec![first.id]).await?, vec![first.id]);
+    let (ann, key) = (user("ann"), IdempotencyKey::parse("k")?);
+    let known = buffer.read_blocking(|reader| reader.find_keyed(&ann, &key))?;
+    assert_eq!(known.map(|known| known.record.id), Some(second.id));
+    conserved(&buffer).await?;
+    Ok(())
+}
+
+/// The operation under the one key of these tests, as the request of this number.
+fn keyed(mut operation: Operation, request: u8) -> Operation {
+    operation.idempotency = Some(Idempotency {
+        key: IdempotencyKey::parse("k").expect("a valid key"),
+        fingerprint: [request; 32],
+    });
+    operation
 }
 
 async fn append(buffer: &Buffer, operation: Operation) -> Result<Operation, BufferError> {

@@ -6,8 +6,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::buffer::{AcceptedChange, BufferError, KeyedWrite, PendingView, Place, Slot};
 use crate::domain::{
-    Idempotency, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome,
-    Rejection, State, UserId,
+    IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome, Rejection, State,
+    UserId,
 };
 use crate::health::StoreHealth;
 use crate::seeded::Bug;
@@ -91,9 +91,6 @@ impl Repository {
             return self.answer_first(known, &operation).await;
         }
         let pending = self.pending_of(&operation).await;
-        if let Some(replayed) = replay_of(&operation, pending.as_ref())? {
-            return Ok(self.shown_again(replayed, &operation, pending).await);
-        }
         let lane = match (self.0.postgres_up(), &pending) {
             (Some(lane), None) => lane,
             (lane, _) => {
@@ -138,21 +135,6 @@ impl Repository {
         }
     }
 
-    /// A repeat is shown the resource as it is now: what waits, over what this node knows besides.
-    async fn shown_again(
-        &self,
-        replayed: Written,
-        operation: &Operation,
-        pending: Option<PendingView>,
-    ) -> Written {
-        let (user, key) = (&operation.user_id, operation.resource());
-        let found = self.without_store(user, &key, pending).await;
-        Written {
-            state: shown(found.ok().map(|found| found.value)),
-            ..replayed
-        }
-    }
-
     /// What the operation's key stands for in the buffer: a write that waits, of whatever resource, or one from the time
     /// when this node had no database.
     async fn known_here(&self, operation: &Operation) -> Option<KeyedWrite> {
@@ -167,7 +149,8 @@ impl Repository {
         })
     }
 
-    /// The answer to an operation whose key stands for another one in the buffer.
+    /// The answer to an operation whose key stands for another one in the buffer: a repeat is shown the resource as it is
+    /// now, which is what waits over what PostgreSQL has, or over what this node knows besides.
     async fn answer_first(
         &self,
         known: KeyedWrite,
@@ -186,8 +169,8 @@ impl Repository {
             return Ok(shown_first(known.record, now));
         }
         let pending = self.pending_of(operation).await;
-        let replayed = shown_first(known.record, None);
-        Ok(self.shown_again(replayed, operation, pending).await)
+        let now = self.without_store(user, &key, pending).await;
+        Ok(shown_first(known.record, now.ok().map(|found| found.value)))
     }
 
     /// What a store says before its writer has had to wait for long; `None` when it doesn't.
@@ -521,29 +504,4 @@ fn refusal(error: BufferError) -> WriteError {
             WriteError::Unavailable
         }
     }
-}
-
-/// The answer to a repeat, under an idempotency key, of a write that still waits.
-fn replay_of(
-    operation: &Operation,
-    pending: Option<&PendingView>,
-) -> Result<Option<Written>, WriteError> {
-    let (Some(wanted), Some(view)) = (&operation.idempotency, pending) else {
-        return Ok(None);
-    };
-    let same_key = |known: &Idempotency| known.key == wanted.key;
-    let first = view
-        .operations
-        .iter()
-        .find(|item| item.operation.idempotency.as_ref().is_some_and(same_key));
-    let Some(first) = first else { return Ok(None) };
-    if first
-        .operation
-        .idempotency
-        .as_ref()
-        .is_some_and(|known| known.fingerprint != wanted.fingerprint)
-    {
-        return Err(WriteError::Rejected(Rejection::KeyReused));
-    }
-    Ok(Some(shown_first(first.record(), Some(view.state.clone()))))
 }

@@ -192,6 +192,28 @@ async fn a_file_of_garbage_or_cut_off_is_set_aside_and_carved() -> Outcome {
 }
 
 #[tokio::test]
+async fn what_is_carved_takes_its_key_back() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = config(directory.path(), 100);
+    let buffer = Buffer::open(&settings)?;
+    let first = append(
+        &buffer,
+        keyed(create("ann", TaskId::generate(), "first"), 1),
+    )
+    .await?;
+    let buffer = hurt(buffer, &settings, |bytes| bytes[..PAGE_BYTES].fill(0)).await?;
+    let file = only_set_aside(&buffer)?;
+    let (report, reading) = salvage(&buffer, file, Manner::Queued).await?;
+    assert_eq!((report.items, reading), (1, Reading::Carved));
+    let other = keyed(create("ann", TaskId::generate(), "other"), 2);
+    match buffer.append(other, None, Slot::Ordinary).await {
+        Err(BufferError::KeyTaken(known)) => assert_eq!(known.record.id, first.id),
+        accepted => panic!("{accepted:?}"),
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn damage_in_use_is_met_set_aside_and_service_goes_on() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 1_000))?;
