@@ -3,6 +3,7 @@
 //! Each cycle takes bounded steps until nothing more is due. Pending items have no time; they never leave this way.
 
 use holdfast_shared::buffer::{Buffer, BufferError, Reader, RetentionReport};
+use holdfast_shared::clock::Reading;
 use holdfast_shared::config::SyncConfig;
 use holdfast_shared::domain::Timestamp;
 use holdfast_shared::health::StoreHealth;
@@ -21,20 +22,53 @@ const MOST_STEPS: usize = 100;
 
 const DAY_US: i64 = 24 * 3600 * 1_000_000;
 
+/// How far the wall clock may come away from the boot clock without having been set: both are slewed by some 500 ppm.
+const DRIFT_US: i64 = 3600 * 1_000_000;
+
 /// The keeper of retention.
 pub struct Retention {
     buffer: Buffer,
     postgres: Option<(Postgres, StoreHealth)>,
+    steady: Steady,
+}
+
+/// Since when nobody has set the wall clock. Where no database tells the time, one that has gone on undisturbed for a day
+/// is believed: what starts with a wrong one is set right within minutes, or not at all.
+#[derive(Debug, Default)]
+struct Steady {
+    since: Option<Reading>,
+}
+
+impl Steady {
+    /// Whether the wall clock can be believed now.
+    fn holds(&mut self, now: Reading) -> bool {
+        let since = self.since.get_or_insert(now);
+        let passed_us = now.since_boot_us() - since.since_boot_us();
+        let said_us = now.wall.as_micros() - since.wall.as_micros();
+        if (said_us - passed_us).abs() > DRIFT_US {
+            *since = now;
+            return false;
+        }
+        passed_us >= DAY_US
+    }
 }
 
 impl Retention {
     /// For this buffer, and PostgreSQL where it is configured.
     pub fn new(buffer: Buffer, postgres: Option<(Postgres, StoreHealth)>) -> Self {
-        Retention { buffer, postgres }
+        Retention {
+            buffer,
+            postgres,
+            steady: Steady::default(),
+        }
     }
 
     /// Runs a cycle each interval until it is told to stop.
-    pub async fn run(self, settings: watch::Receiver<SyncConfig>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(
+        mut self,
+        settings: watch::Receiver<SyncConfig>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let work = async {
             loop {
                 self.cycle().await;
@@ -50,11 +84,14 @@ impl Retention {
 
     /// Does all that is due. What fails is due again in the next cycle. Where PostgreSQL's time is to be known but isn't
     /// yet, nothing is due: by a wrong clock everything may be too old.
-    async fn cycle(&self) {
-        if self.postgres.is_some() && self.buffer.clock().boot_distance_us().is_none() {
+    async fn cycle(&mut self) {
+        let clock = self.buffer.clock();
+        let is_told = clock.boot_distance_us().is_some();
+        if self.postgres.is_some() && !is_told {
             return;
         }
-        if let Err(error) = self.clear_buffer().await {
+        let is_sure = self.steady.holds(clock.read()) || is_told;
+        if let Err(error) = self.clear_buffer(is_sure).await {
             tracing::warn!(%error, "retention can't clear the buffer, and tries again");
         }
         if let Err(error) = self.clear_postgres().await {
@@ -62,10 +99,10 @@ impl Retention {
         }
     }
 
-    async fn clear_buffer(&self) -> Result<(), BufferError> {
+    async fn clear_buffer(&self, is_sure_of_time: bool) -> Result<(), BufferError> {
         let mut total = RetentionReport::default();
         loop {
-            let report = self.buffer.retain().await?;
+            let report = self.buffer.retain(is_sure_of_time).await?;
             total.finished_removed += report.finished_removed;
             total.archived += report.archived;
             if !report.more {
@@ -175,6 +212,36 @@ mod tests {
             .ok_or("no archive")??;
         assert_eq!(read_archive(&file.path())?.0.len(), 1);
         Ok(())
+    }
+
+    #[test]
+    fn the_wall_clock_is_believed_after_a_day_in_which_nobody_set_it() {
+        let at = |hours: i64, ahead_days: i64| {
+            let since_boot_us = hours * 3600 * 1_000_000;
+            Reading {
+                wall: Timestamp::from_micros(
+                    1_795_000_000_000_000 + since_boot_us + ahead_days * DAY_US,
+                ),
+                since_boot: std::time::Duration::from_micros(since_boot_us as u64),
+                ..Reading::take()
+            }
+        };
+        let mut steady = Steady::default();
+        let seen = [
+            (0, 60),
+            (1, 0),
+            (24, 0),
+            (25, 0),
+            (26, 60),
+            (27, 0),
+            (50, 0),
+            (51, 0),
+        ];
+        let believed = seen.map(|(hours, ahead_days)| steady.holds(at(hours, ahead_days)));
+        assert_eq!(
+            believed,
+            [false, false, false, true, false, false, false, true]
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::telemetry::metric;
 
 use super::ballast::Ballast;
 use super::error::BufferError;
-use super::lock::{Turn, Turnstile, beside};
+use super::lock::{Turn, Turnstile, beside, hand_over};
 use super::{replacement, verification};
 
 /// redb's cache of one handle: enough for a full scan of a million items (its own default is 1 GiB).
@@ -360,6 +360,7 @@ fn open_or_create(path: &Path) -> io::Result<File> {
     if file.metadata()?.mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;
     }
+    hand_over(&file, path)?;
     Ok(file)
 }
 

@@ -32,18 +32,23 @@ fn open_lock_file(buffer: &Path, ending: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives what root has made to the owner of the buffer it lies beside, or else of its directory: the service, which is
-/// not root, has to open it too.
-fn hand_over(file: &File, buffer: &Path) -> io::Result<()> {
+/// Gives what root has made to the owner of the buffer, which it is or lies beside, or else of its directory: the
+/// service, which is not root, has to open it too.
+pub(super) fn hand_over(file: &File, buffer: &Path) -> io::Result<()> {
+    if !geteuid().is_root() || file.metadata()?.uid() != 0 {
+        return Ok(());
+    }
     let directory = buffer
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    let owner = buffer
-        .metadata()
-        .or_else(|_| directory.unwrap_or(Path::new(".")).metadata())?;
-    let own = file.metadata()?;
-    if own.uid() == 0 && geteuid().is_root() && owner.uid() != 0 {
-        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    for place in [buffer, directory.unwrap_or(Path::new("."))] {
+        match place.metadata() {
+            Ok(owner) if owner.uid() != 0 => {
+                return fchown(file, Some(owner.uid()), Some(owner.gid()));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -100,13 +105,23 @@ impl Turnstile {
     /// As [`Turnstile::enter`], but for no longer than this; `None` then.
     pub(super) fn enter_within(&self, patience: Duration) -> io::Result<Option<Turn<'_>>> {
         let until = Instant::now() + patience;
-        loop {
-            match self.turn.try_lock() {
-                Ok(()) => return Ok(Some(Turn(&self.turn))),
-                Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if Instant::now() >= until => return Ok(None),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(ASK_INTERVAL),
-            }
+        if !lock_until(&self.wait, until)? {
+            return Ok(None);
+        }
+        let turn = lock_until(&self.turn, until);
+        self.wait.unlock()?;
+        Ok(turn?.then_some(Turn(&self.turn)))
+    }
+}
+
+/// Locks a file, unless another keeps it locked for this long.
+fn lock_until(file: &File, until: Instant) -> io::Result<bool> {
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => return Ok(false),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(ASK_INTERVAL),
         }
     }
 }

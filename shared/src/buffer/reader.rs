@@ -21,7 +21,7 @@ use super::binding::Claim;
 use super::epoch::KnownTime;
 use super::error::BufferError;
 use super::fate::{AcceptedChange, Fate};
-use super::file::{Handle, OpenFile};
+use super::file::{Handle, OpenFile, guard_path};
 use super::index::PendingIndex;
 use super::keys::{self, KeyedWrite};
 use super::queue::Queued;
@@ -144,16 +144,16 @@ impl Reader {
         builder
             .set_cache_size(16 * 1024 * 1024)
             .set_concurrency_mode(ConcurrencyMode::MultiWriter);
-        let source = match builder.open_read_only(path) {
-            Ok(database) => Source::ReadOnly(path.to_owned(), database),
+        let source = guard_path(path, || match builder.open_read_only(path) {
+            Ok(database) => Ok(Source::ReadOnly(path.to_owned(), database)),
             Err(redb::DatabaseError::RepairAborted) => {
                 let database = builder
                     .open(path)
                     .map_err(|error| BufferError::storage(path, error))?;
-                Source::Repaired(path.to_owned(), database)
+                Ok(Source::Repaired(path.to_owned(), database))
             }
-            Err(error) => return Err(BufferError::storage(path, error)),
-        };
+            Err(error) => Err(BufferError::storage(path, error)),
+        })?;
         let reader = Reader {
             source,
             index: Arc::default(),
@@ -192,14 +192,14 @@ impl Reader {
                 }
                 self.read_from(file, &file.handle(), &work)
             }
-            Source::ReadOnly(_, database) => {
+            Source::ReadOnly(path, database) => guard_path(path, || {
                 let txn = database.begin_read().map_err(|error| self.storage(error))?;
                 work(&self.snap(txn, 0))
-            }
-            Source::Repaired(_, database) => {
+            }),
+            Source::Repaired(path, database) => guard_path(path, || {
                 let txn = database.begin_read().map_err(|error| self.storage(error))?;
                 work(&self.snap(txn, 0))
-            }
+            }),
         }
     }
 
@@ -481,6 +481,15 @@ impl Reader {
     /// When the file can't be read.
     pub fn list_revocations(&self) -> Result<Vec<Revocation>, BufferError> {
         self.read(|snap| snap.values(REVOCATIONS))
+    }
+
+    /// What a user has made under idempotency keys in embedded mode, in no particular order.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn list_keyed(&self, user: &UserId) -> Result<Vec<KeyedWrite>, BufferError> {
+        let is_own = |write: &KeyedWrite| write.has_ended() && write.record.user_id == *user;
+        self.read(|snap| snap.values_that(KEYED, is_own))
     }
 
     /// What a user's idempotency key stands for: a write that waits, or one that was made in embedded mode.

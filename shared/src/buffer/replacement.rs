@@ -17,7 +17,7 @@ use redb::{ConcurrencyMode, Database};
 
 use super::error::BufferError;
 use super::file::{Identity, guard_path};
-use super::lock::{Turn, beside};
+use super::lock::{Turn, beside, hand_over};
 use super::schema::{
     CLOCK_KEY, COUNTERS_KEY, Counters, DATABASE_KEY, EPOCHS, META, NODE_BASE_KEY, SCHEMA_KEY,
     SCHEMA_VERSION, encode,
@@ -120,7 +120,7 @@ pub(super) fn rescue(
     }
     let copy = free_name(buffer)?;
     let unfinished = beside(&copy, UNFINISHED);
-    if let Err(error) = copy_out(orphan, &unfinished) {
+    if let Err(error) = copy_out(orphan, &unfinished, buffer) {
         fs::remove_file(&unfinished)?;
         return Err(error);
     }
@@ -129,13 +129,14 @@ pub(super) fn rescue(
     Ok(Some(copy))
 }
 
-fn copy_out(from: &File, to: &Path) -> io::Result<()> {
+fn copy_out(from: &File, to: &Path, buffer: &Path) -> io::Result<()> {
     let mut to = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(to)?;
+    hand_over(&to, buffer)?;
     let (mut part, mut offset) = (vec![0; COPY_BYTES], 0);
     loop {
         let read = from.read_at(&mut part, offset)?;
@@ -182,6 +183,7 @@ fn make_fresh(buffer: &Path, head: Head) -> Result<PathBuf, BufferError> {
         .mode(0o600)
         .open(&fresh)
         .map_err(failed)?;
+    hand_over(&file, buffer).map_err(failed)?;
     guard_path(&fresh, || write_head(&fresh, file, head))?;
     Ok(fresh)
 }

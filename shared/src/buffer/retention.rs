@@ -203,7 +203,6 @@ pub(super) fn step(
         )?;
         transaction.counters.archived += letters.len() as u64;
     }
-    remove_expired(transaction, now)?;
     let more = finished_removed >= STEP_MAX as u64 || letters.len() >= STEP_MAX;
     Ok(RetentionReport {
         finished_removed,
@@ -287,7 +286,10 @@ pub(super) fn remove_dead(
 }
 
 /// Removes revocations and sessions that no token can need any more.
-fn remove_expired(transaction: &mut Transaction<'_>, now: Timestamp) -> Result<(), BufferError> {
+pub(super) fn remove_expired(
+    transaction: &mut Transaction<'_>,
+    now: Timestamp,
+) -> Result<(), BufferError> {
     let expired = |bytes: &[u8]| {
         let revocation: Option<crate::domain::Revocation> = whole_value(bytes);
         revocation.is_some_and(|revocation| revocation.keep_until < now)

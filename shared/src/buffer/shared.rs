@@ -308,14 +308,20 @@ impl Buffer {
             .await
     }
 
-    /// One bounded step of retention: call it until the report says there is no more.
+    /// One bounded step of retention: call it until the report says there is no more. Revocations and sessions that no
+    /// token can need any more are gone for good, so they go only where it is sure that this clock is right.
     ///
     /// # Errors
     /// When the archive or the file can't be written; a letter may then be in both.
-    pub async fn retain(&self) -> Result<RetentionReport, BufferError> {
+    pub async fn retain(&self, is_sure_of_time: bool) -> Result<RetentionReport, BufferError> {
         let (path, age, now) = (self.0.path.clone(), self.0.retention, self.0.clock.now());
-        self.submit(move |transaction| retention::step(transaction, &path, age, now))
-            .await
+        self.submit(move |transaction| {
+            if is_sure_of_time {
+                retention::remove_expired(transaction, now)?;
+            }
+            retention::step(transaction, &path, age, now)
+        })
+        .await
     }
 
     /// Tells the file which database the store is (`None`: no store is configured). From then on nothing is added to a

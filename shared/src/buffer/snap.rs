@@ -479,13 +479,22 @@ impl Snap<'_> {
         &self,
         definition: TableDefinition<'static, K, &'static [u8]>,
     ) -> Result<Vec<T>, BufferError> {
+        self.values_that(definition, |_| true)
+    }
+
+    /// Those of them that are wanted.
+    pub(super) fn values_that<K: redb::Key + 'static, T: serde::de::DeserializeOwned>(
+        &self,
+        definition: TableDefinition<'static, K, &'static [u8]>,
+        is_wanted: impl Fn(&T) -> bool,
+    ) -> Result<Vec<T>, BufferError> {
         let Some(table) = self.table(definition)? else {
             return Ok(Vec::new());
         };
         let mut values = Vec::new();
         for entry in table.iter().map_err(|error| self.storage(error))? {
             let (_, bytes) = entry.map_err(|error| self.storage(error))?;
-            values.extend(whole_value(bytes.value()));
+            values.extend(whole_value(bytes.value()).filter(&is_wanted));
         }
         Ok(values)
     }

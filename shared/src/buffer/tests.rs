@@ -646,7 +646,7 @@ async fn dead_letters_come_back_or_go_by_hand_and_leave_through_the_archive() ->
         (1, 1, 1)
     );
 
-    let report = buffer.retain().await?;
+    let report = buffer.retain(true).await?;
     assert_eq!((report.archived, report.more), (1, false));
     assert_eq!(conserved(&buffer).await?.counters.archived, 1);
     let file = std::fs::read_dir(archive_directory(buffer.path()))?
@@ -689,7 +689,7 @@ async fn a_letter_that_the_archive_cannot_take_stays() -> Outcome {
         .settle(settle_all(&read, &Verdict::Dead { reason }))
         .await?;
     std::fs::write(archive_directory(buffer.path()), "not a directory")?;
-    let refused = buffer.retain().await;
+    let refused = buffer.retain(true).await;
     assert!(
         matches!(refused, Err(BufferError::Io { .. })),
         "{refused:?}"
@@ -697,7 +697,7 @@ async fn a_letter_that_the_archive_cannot_take_stays() -> Outcome {
     let counted = conserved(&buffer).await?.counters;
     assert_eq!((counted.dead, counted.archived), (1, 0));
     std::fs::remove_file(archive_directory(buffer.path()))?;
-    assert_eq!(buffer.retain().await?.archived, 1);
+    assert_eq!(buffer.retain(true).await?.archived, 1);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::ballast::Ballast;
 use super::error::BufferError;
 use super::file::guard_path;
-use super::lock::Turnstile;
+use super::lock::{Turn, Turnstile};
 use super::replacement::count_damaged_files;
 use super::schema::Counters;
 use super::wreck::{Piece, Reading, Wreck, open_over};
@@ -35,27 +35,22 @@ pub struct Verification {
 }
 
 /// Checks a file: its structure, every checksum, that the counters add up and agree with what is there, the ballast.
-/// Works beside running processes, whose writes wait meanwhile (a few seconds for a million items), and on a file that
-/// can't be written or opened.
+/// Works beside running processes, whose writes wait meanwhile, twice (some three seconds each for a million items): they
+/// have their turn between the structure and what is in it. And on a file that can't be written or opened.
 ///
 /// # Errors
 /// When the file can't be read at all, or another process keeps it until the deadline.
 pub fn verify(path: &Path) -> Result<Verification, BufferError> {
     // Where there are no locks, or they can't be opened, nobody else writes either.
     let turnstile = Turnstile::open_existing(path).ok().flatten();
-    let turn = match &turnstile {
-        Some(turnstile) => turnstile
-            .enter_within(PATIENCE)
-            .map_err(|error| BufferError::io(path, &error))?,
-        None => None,
-    };
-    if turnstile.is_some() && turn.is_none() {
-        return Err(BufferError::Busy);
-    }
+    let turnstile = turnstile.as_ref();
     let mut found = Verification::default();
+    let turn = enter(turnstile, path)?;
     if let Err(error) = check_structure(path) {
         found.findings.push(error.to_string());
     }
+    drop(turn);
+    let turn = enter(turnstile, path)?;
     let mut wreck = Wreck::open(path)?;
     let head = wreck.head();
     found.database = head.database;
@@ -73,6 +68,19 @@ pub fn verify(path: &Path) -> Result<Verification, BufferError> {
         files => found.note(&format!("{files} damaged files lie beside it")),
     }
     Ok(found)
+}
+
+fn enter<'t>(
+    turnstile: Option<&'t Turnstile>,
+    path: &Path,
+) -> Result<Option<Turn<'t>>, BufferError> {
+    let Some(turnstile) = turnstile else {
+        return Ok(None);
+    };
+    let turn = turnstile
+        .enter_within(PATIENCE)
+        .map_err(|error| BufferError::io(path, &error))?;
+    turn.map(Some).ok_or(BufferError::Busy)
 }
 
 impl Verification {

@@ -67,8 +67,8 @@ pub enum Command {
     Drain(DrainArguments),
     /// Check the buffer: its structure, every checksum, the counters, the ballast; exit 74 when anything is wrong.
     ///
-    /// Works beside running processes, whose writes wait meanwhile (a few seconds for a million items), and on a file
-    /// that can't be written or opened. Nothing is changed.
+    /// Works beside running processes, whose writes wait meanwhile (twice, for a few seconds each with a million items), and
+    /// on a file that can't be written or opened. Nothing is changed.
     #[command(after_help = "Example:\n  syncd verify || journalctl -u holdfast-syncd")]
     Verify(VerifyArguments),
     /// Recover what a damaged buffer file still holds: into the buffer, or as JSON.

@@ -25,7 +25,7 @@ async fn archive(site: &Site) -> Result<String> {
         retention: Duration::ZERO,
     };
     let buffer = tokio::task::spawn_blocking(move || Buffer::open(&config)).await??;
-    while buffer.retain().await?.more {}
+    while buffer.retain(true).await?.more {}
     buffer.close();
     let file = std::fs::read_dir(archive_directory(&path))?.next();
     let file = file.context("nothing was archived")??;

@@ -230,7 +230,7 @@ impl World {
             Action::SetAside(nth) => self.set_aside(syncd, *nth).await,
             Action::Retain => {
                 self.plain.retain();
-                syncd.retain().await.map(drop)
+                syncd.retain(true).await.map(drop)
             }
             Action::RetryDead(nth) => {
                 let Some(id) = nth_of(self.plain.dead.keys(), *nth) else {
