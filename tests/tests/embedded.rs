@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use holdfast_tests::{Client, Ledger, Node, Postgres, Program, Redis, tokens};
+use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -230,5 +231,47 @@ async fn everything_is_synced_once_a_database_is_configured() -> Result<()> {
         .create_task(&json!({"title": "straight to the database"}))
         .await?;
     assert_eq!(created.expect(201).json()["sync_state"], "synced");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_the_database_knows_keeps_no_later_embedded_write_out() -> Result<()> {
+    let postgres = Postgres::start().await?;
+    let url = postgres.create_database("holdfast").await?;
+    let create = async |pair: &Pair| {
+        let client = pair.client();
+        let request = client.request(Method::POST, "/tasks");
+        let request = request.header("idempotency-key", "once");
+        client.send(request.json(&json!({"title": "first"}))).await
+    };
+    let mut online = Node::new()?;
+    online.set("DATABASE_URL", &url);
+    online.syncd(&["migrate"]).await?.expect_code(0);
+    let mut pair = start(&online).await?;
+    let id = create(&pair).await?.expect(201).id().to_owned();
+    pair.terminate().await?;
+
+    let mut node = Node::new()?;
+    let mut pair = start(&node).await?;
+    assert_eq!(create(&pair).await?.expect(201).id(), id);
+    let path = format!("/tasks/{id}");
+    let changed = pair
+        .client()
+        .patch(&path, &json!({"title": "changed"}))
+        .await?;
+    changed.expect(200);
+    let told = pair.client().get("/operations").await?;
+    let told = told.expect(200).json();
+    assert_eq!(told["items"].as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(told["items"][0]["operation"], "create", "{told}");
+    pair.terminate().await?;
+
+    node.set("DATABASE_URL", &url);
+    let pair = start(&node).await?;
+    pair.api.wait_status(SETTLE, "online").await?;
+    node.syncd(&["drain"]).await?.expect_code(0);
+    let found = pair.client().get(&path).await?;
+    assert_eq!(found.expect(200).json()["title"], "changed");
+    assert_eq!(found.json()["sync_state"], "synced");
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::usecase::{self, Terms};
 /// 412, 503.
 pub async fn read(app: Arc<App>, caller: Caller, head: Head) -> Result<Response, Problem> {
     let found = find(&app, &caller).await?;
-    let etag = found.value.etag();
+    let etag = found.value.etag(&caller.user);
     match condition::judge_read(&head.headers, &etag)? {
         ReadVerdict::NotModified => Ok(response::not_modified(&etag, found.sync_state, found.age)),
         ReadVerdict::Whole => whole(&caller, &found),

@@ -25,8 +25,8 @@ pub const TIME_ZONE: &str = "TimeZone";
 /// Something before and after an `@`, without white space.
 const EMAIL: &str = r"^[^\s\u0000-\u001f\u007f-\u009f]+@[^\s\u0000-\u001f\u007f-\u009f@]+$";
 
-/// What an `avatar_url` begins with.
-const HTTP: &str = "^https?://";
+/// An `avatar_url`, as far as a pattern can say it.
+const HTTP: &str = r"^https?://[^\s\\\u0000-\u001f\u007f-\u009f]+$";
 
 /// The grammar of RFC 5646 §2.1 without its grandfathered tags.
 const LANGUAGE_TAG: &str = "^([A-Za-z]{2,3}(-[A-Za-z]{3}){0,3}|[A-Za-z]{4,8})(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?\

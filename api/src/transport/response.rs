@@ -82,7 +82,7 @@ pub fn profile(user: &UserId, found: &Found<ProfileState>) -> Option<Response> {
     let view = view::profile(user, &found.value, found.sync_state)?;
     let mut response = json(StatusCode::OK, &view);
     add_origin(&mut response, found.sync_state, found.age);
-    add_etag(&mut response, &found.value.etag());
+    add_etag(&mut response, &found.value.etag(user));
     Some(response)
 }
 
@@ -179,7 +179,7 @@ pub fn written(written: &Written, resource: Resource<'_>, verb: Verb) -> Respons
     let shown = state.and_then(|state| {
         Some((
             view::resource(resource, state, sync_state_of(written))?,
-            state.etag(),
+            state.etag(&written.operation.user_id),
         ))
     });
     let mut response = match &shown {

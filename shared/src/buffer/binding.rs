@@ -7,6 +7,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use uuid::Uuid;
 
 use super::error::BufferError;
+use super::keys;
 use super::schema::{DATABASE_KEY, Lane, META, queues};
 use super::writer::Transaction;
 
@@ -72,11 +73,15 @@ pub(super) fn bind(
     Ok(Binding::Bound)
 }
 
-/// Makes the file belong to this database, whatever it holds.
+/// Makes the file belong to this database, whatever it holds. What was made under keys before another one was set aside
+/// is in that one: here, such keys are free.
 pub(super) fn adopt(
     transaction: &mut Transaction<'_>,
     database: Option<Uuid>,
 ) -> Result<(), BufferError> {
+    if bound(transaction)?.is_some_and(|bound| Some(bound) != database) {
+        keys::forget_ended(transaction)?;
+    }
     let mut meta = transaction
         .txn
         .open_table(META)

@@ -6,8 +6,8 @@ use redb::{ReadableTable, Table};
 
 use crate::clock::Clock;
 use crate::domain::{
-    Body, Kind, Operation, OperationRecord, OperationState, Outcome, Priority, Rejection,
-    ResourceKey, Row, Stamp, State, UserId, judge,
+    Body, IdempotencyKey, Kind, Operation, OperationRecord, OperationState, Outcome, Priority,
+    Rejection, ResourceKey, Row, Stamp, State, UserId, judge,
 };
 use crate::seeded::Bug;
 
@@ -141,7 +141,19 @@ fn holder_of_key(
     index: &Mutex<PendingIndex>,
     operation: &Operation,
 ) -> Result<Option<KeyedWrite>, BufferError> {
-    let Some(known) = known_by_key(transaction, operation)? else {
+    match &operation.idempotency {
+        Some(own) => holder(transaction, index, (&operation.user_id, &own.key)),
+        None => Ok(None),
+    }
+}
+
+/// The write that a user's key stands for in this file.
+pub(super) fn holder(
+    transaction: &mut Transaction<'_>,
+    index: &Mutex<PendingIndex>,
+    (user, key): (&UserId, &IdempotencyKey),
+) -> Result<Option<KeyedWrite>, BufferError> {
+    let Some(known) = keys::find(transaction, user, key)? else {
         return Ok(None);
     };
     let counts = match known.waits_at() {
@@ -346,7 +358,7 @@ pub(super) fn fold(
     }
     stamp(transaction, clock, &mut operation);
     let row = current.as_ref().and_then(row_of);
-    if let Some(known) = known_by_key(transaction, &operation)? {
+    if let Some(known) = holder_of_key(transaction, index, &operation)? {
         return Ok(repeated(&operation, known, row));
     }
     let outcome = judge(&operation, row.as_ref());
@@ -362,6 +374,7 @@ pub(super) fn fold(
     if let Some(idempotency) = operation.idempotency.clone() {
         let record = OperationRecord {
             state: OperationState::Applied,
+            finished_at: Some(operation.accepted_at),
             ..OperationRecord::pending(&operation)
         };
         let write = KeyedWrite {
@@ -379,17 +392,6 @@ pub(super) fn fold(
         created,
         replayed: None,
     })
-}
-
-/// What is remembered under the operation's key, if it has one.
-fn known_by_key(
-    transaction: &mut Transaction<'_>,
-    operation: &Operation,
-) -> Result<Option<KeyedWrite>, BufferError> {
-    match &operation.idempotency {
-        Some(own) => keys::find(transaction, &operation.user_id, &own.key),
-        None => Ok(None),
-    }
 }
 
 /// The answer to a repeat: the first outcome, and the resource as it is now.
@@ -433,13 +435,14 @@ fn store_folded(
         return Ok(());
     };
     let mut item = *queued.item;
+    // Of several writes none stands for all: a ledger that knows the key of one would keep the others out.
+    item.operation.idempotency = None;
     item.operation.stamp = operation.stamp;
     item.operation.kind = if operation.kind == Kind::Delete {
         Kind::Delete
     } else {
         item.operation.kind
     };
-    item.operation.idempotency = operation.idempotency.or(item.operation.idempotency);
     set_change(&mut item.operation, after);
     let mut table = open(transaction, queued.place.lane(), queued.place.priority())?;
     table

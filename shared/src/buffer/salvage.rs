@@ -16,8 +16,8 @@ use super::binding::{adopt, bound};
 use super::error::BufferError;
 use super::index::PendingIndex;
 use super::inheritance;
-use super::keys;
-use super::queue::{Queued, Slot, claim_key, insert, open, present};
+use super::keys::{self, KeyedWrite};
+use super::queue::{Queued, Slot, claim_key, holder, insert, open, present};
 use super::reader::Reader;
 use super::schema::{
     Counters, DEAD, DamagedItem, DeadLetter, EPOCHS, Item, SET_ASIDE, encode, operation_key,
@@ -207,8 +207,21 @@ impl Intake {
                 self.report.sessions += 1;
                 record_session(transaction, &session)
             }
-            Piece::Keyed(write) => keys::remember(transaction, &write),
+            Piece::Keyed(write) => self.take_key(transaction, &write),
         }
+    }
+
+    /// Remembers what a key stood for, unless it stands for something here. What waits has taken its key with it.
+    fn take_key(
+        &self,
+        transaction: &mut Transaction<'_>,
+        write: &KeyedWrite,
+    ) -> Result<(), BufferError> {
+        let whose = (&write.record.user_id, &write.idempotency.key);
+        if !write.has_ended() || holder(transaction, &self.index, whose)?.is_some() {
+            return Ok(());
+        }
+        keys::remember(transaction, write)
     }
 
     /// Queues an item, before those of its resource that are newer: these go behind it, or an update could come before
@@ -219,7 +232,16 @@ impl Intake {
         item: Item,
     ) -> Result<(), BufferError> {
         let waiting = present(transaction, &self.index, &item.operation.resource())?;
-        if self.is_known(transaction, item.operation.id, &waiting)? {
+        let (id, is_folded) = (item.operation.id, item.operation.is_folded());
+        let same = waiting.iter().find(|queued| queued.item.operation.id == id);
+        if let Some(queued) = same.filter(|_| is_folded) {
+            // Another state of the same item: this one may hold writes that that one lacks.
+            let is_news = merge_into(transaction, queued.clone(), item)?;
+            self.report.items += u64::from(is_news);
+            self.report.already_there += u64::from(!is_news);
+            return Ok(());
+        }
+        if !is_folded && self.ended.contains(&id) || self.is_known(transaction, id, &waiting)? {
             self.report.already_there += 1;
             return Ok(());
         }
@@ -234,7 +256,12 @@ impl Intake {
             .into_iter()
             .partition(|queued| queued.item.operation.stamp < stamp);
         match (self.manner, newer.first().or(older.last())) {
-            (Manner::Folded, Some(queued)) => fold_into(transaction, queued.clone(), item),
+            (Manner::Folded, Some(queued)) => {
+                // Both have taken effect: what it said is said by the other one now.
+                transaction.counters.accepted += 1;
+                transaction.counters.superseded += 1;
+                merge_into(transaction, queued.clone(), item).map(drop)
+            }
             (Manner::Folded, None) => queue_between(transaction, item, (&older, newer)),
             (Manner::Queued, _) => {
                 let operation = item.operation.clone();
@@ -251,7 +278,9 @@ impl Intake {
     ) -> Result<(), BufferError> {
         let operation = &letter.item.operation;
         let waiting = present(transaction, &self.index, &operation.resource())?;
-        if self.is_known(transaction, operation.id, &waiting)? {
+        if self.ended.contains(&operation.id)
+            || self.is_known(transaction, operation.id, &waiting)?
+        {
             self.report.already_there += 1;
             return Ok(());
         }
@@ -288,13 +317,14 @@ impl Intake {
         Ok(())
     }
 
+    /// Whether an operation waits, or is dead.
     fn is_known(
         &self,
         transaction: &Transaction<'_>,
         id: OperationId,
         waiting: &[Queued],
     ) -> Result<bool, BufferError> {
-        if self.ended.contains(&id) || waiting.iter().any(|queued| queued.item.operation.id == id) {
+        if waiting.iter().any(|queued| queued.item.operation.id == id) {
             return Ok(true);
         }
         let dead = transaction
@@ -339,15 +369,16 @@ fn queue_between(
     Ok(())
 }
 
-/// Embedded mode: merges an item into the one that holds its resource. Both have taken effect, so it counts as
-/// superseded: what it said is said by the other one now.
-fn fold_into(
+/// Embedded mode: merges an item into the one that holds its resource. Tells whether that one has changed.
+fn merge_into(
     transaction: &mut Transaction<'_>,
     queued: Queued,
     item: Item,
-) -> Result<(), BufferError> {
-    let mut merged = queued.item;
+) -> Result<bool, BufferError> {
+    let mut merged = (*queued.item).clone();
     let (mine, others) = (&mut merged.operation, item.operation);
+    // As in any fold, none of them stands for all.
+    mine.idempotency = None;
     if others.kind == Kind::Delete {
         mine.kind = Kind::Delete;
     }
@@ -361,11 +392,12 @@ fn fold_into(
         }
         _ => {}
     }
+    if merged == *queued.item {
+        return Ok(false);
+    }
     let mut table = open(transaction, queued.place.lane(), queued.place.priority())?;
     table
         .insert(queued.place.seq(), encode(&merged).as_slice())
         .map_err(|error| transaction.storage(error))?;
-    transaction.counters.accepted += 1;
-    transaction.counters.superseded += 1;
-    Ok(())
+    Ok(true)
 }

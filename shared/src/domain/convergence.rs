@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::profile::Bio;
 use super::task::{Description, Tags, Title};
 use super::*;
 
@@ -35,13 +36,17 @@ fn operations(writes: Vec<Write>) -> Vec<Operation> {
         .collect()
 }
 
+fn ann() -> UserId {
+    UserId::parse("ann").expect("valid")
+}
+
 fn operation(id: TaskId, position: usize, write: &Write) -> Operation {
     let tick = Stamp::tick_at(1_795_000_000_000) + i64::try_from(position).expect("few");
     let (kind, change) = change_of(write);
     let mut operation = Operation {
         id: OperationId::generate(),
         stamp: Stamp::ZERO,
-        user_id: UserId::parse("ann").expect("valid"),
+        user_id: ann(),
         kind,
         body: Body::Task { id, change },
         precondition: None,
@@ -131,7 +136,7 @@ fn apply(operations: &[Operation]) -> Option<State> {
 fn visible(state: Option<State>) -> Option<(Option<State>, Option<ETag>)> {
     state.map(|state| match state.deleted() {
         Some(_) => (None, None),
-        None => (Some(state.clone()), Some(state.etag())),
+        None => (Some(state.clone()), Some(state.etag(&ann()))),
     })
 }
 
@@ -211,7 +216,10 @@ fn preconditions_are_judged_against_the_row_that_is_met() {
     };
     let failed = Outcome::Rejected(Rejection::PreconditionFailed);
     assert_eq!(
-        judge(&with(Precondition::Match(vec![state.etag()])), Some(&row)),
+        judge(
+            &with(Precondition::Match(vec![state.etag(&row.owner)])),
+            Some(&row)
+        ),
         Outcome::Applied
     );
     assert_eq!(
@@ -223,4 +231,41 @@ fn preconditions_are_judged_against_the_row_that_is_met() {
     );
     assert_eq!(judge(&with(Precondition::Absent), Some(&row)), failed);
     assert_eq!(judge(&with(Precondition::Exists), None), failed);
+}
+
+#[test]
+fn a_condition_on_a_profile_doesn_t_depend_on_whether_it_was_read_before() {
+    let first = ProfileState::provisioned(&Claims::default(), Stamp::ZERO);
+    let change = ProfileState {
+        bio: Some(Register::new(Bio::from_stored("hi".into()), Stamp::ZERO)),
+        ..ProfileState::default()
+    };
+    let mut write = Operation {
+        kind: Kind::Update,
+        body: Body::Profile {
+            change: Box::new(change),
+            provision: Box::new(first.clone()),
+        },
+        ..operation(TaskId::generate(), 1, &Write::Finish)
+    };
+    write.restamp(write.stamp);
+    let row = Row {
+        owner: ann(),
+        state: State::Profile(first.clone()),
+    };
+    let failed = Outcome::Rejected(Rejection::PreconditionFailed);
+    let others = first.etag(&UserId::parse("bob").expect("valid"));
+    for (precondition, expected) in [
+        (Precondition::Exists, Outcome::Applied),
+        (Precondition::Absent, failed),
+        (
+            Precondition::Match(vec![first.etag(&ann())]),
+            Outcome::Applied,
+        ),
+        (Precondition::Match(vec![others]), failed),
+    ] {
+        write.precondition = Some(precondition);
+        assert_eq!(judge(&write, Some(&row)), expected, "{write:?}");
+        assert_eq!(judge(&write, None), expected, "{write:?}");
+    }
 }

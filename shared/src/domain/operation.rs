@@ -167,6 +167,17 @@ impl Operation {
         self.buffered || self.idempotency.is_some() || self.precondition.is_some()
     }
 
+    /// Whether several writes have become one in it, as in embedded mode: it has the stamp of the newest, and makes its
+    /// resource with that of the oldest. What is known of one of them isn't known of all.
+    pub fn is_folded(&self) -> bool {
+        let created = match &self.body {
+            Body::Task { change, .. } => change.created,
+            Body::Profile { change, .. } => change.created,
+            Body::Session(_) => None,
+        };
+        created.is_some_and(|created| created != self.stamp)
+    }
+
     /// What it sets, as a record; `None` for a session.
     pub fn change(&self) -> Option<State> {
         match &self.body {
@@ -344,11 +355,11 @@ impl State {
         }
     }
 
-    /// Its entity tag.
-    pub fn etag(&self) -> ETag {
+    /// Its entity tag, as its owner is told it.
+    pub fn etag(&self, owner: &UserId) -> ETag {
         match self {
             State::Task(task) => task.etag(),
-            State::Profile(profile) => profile.etag(),
+            State::Profile(profile) => profile.etag(owner),
         }
     }
 }
@@ -419,7 +430,7 @@ pub fn judge(operation: &Operation, current: Option<&Row>) -> Outcome {
     if let Some(deleted) = row.state.deleted() {
         return judge_deleted(operation, deleted);
     }
-    if !holds(operation.precondition.as_ref(), &row.state) {
+    if !holds(operation, &row.state) {
         return Outcome::Rejected(Rejection::PreconditionFailed);
     }
     if operation.deletes().is_some() || operation.prevails(&row.state) {
@@ -429,13 +440,20 @@ pub fn judge(operation: &Operation, current: Option<&Row>) -> Outcome {
     }
 }
 
+/// A profile is there from the first sight of its user on, so a condition meets it as it would be made now.
 fn judge_without_row(operation: &Operation) -> Outcome {
-    match operation.precondition {
-        Some(Precondition::Match(_) | Precondition::Exists) => {
-            Outcome::Rejected(Rejection::PreconditionFailed)
+    let is_met = match (&operation.body, &operation.precondition) {
+        (Body::Profile { provision, .. }, _) => {
+            holds(operation, &State::Profile((**provision).clone()))
         }
-        _ if operation.makes_row() => Outcome::Applied,
-        _ => Outcome::Rejected(Rejection::NotFound),
+        (_, precondition) => matches!(precondition, None | Some(Precondition::Absent)),
+    };
+    if !is_met {
+        Outcome::Rejected(Rejection::PreconditionFailed)
+    } else if operation.makes_row() {
+        Outcome::Applied
+    } else {
+        Outcome::Rejected(Rejection::NotFound)
     }
 }
 
@@ -447,10 +465,10 @@ fn judge_deleted(operation: &Operation, deleted: Stamp) -> Outcome {
     }
 }
 
-fn holds(precondition: Option<&Precondition>, state: &State) -> bool {
-    match precondition {
+fn holds(operation: &Operation, state: &State) -> bool {
+    match &operation.precondition {
         None | Some(Precondition::Exists) => true,
         Some(Precondition::Absent) => false,
-        Some(Precondition::Match(tags)) => tags.contains(&state.etag()),
+        Some(Precondition::Match(tags)) => tags.contains(&state.etag(&operation.user_id)),
     }
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::record::Register;
+use super::identity::UserId;
+use super::record::{ETag, Register};
 use super::stamp::Stamp;
 use super::text::{Violation, check_text};
 
@@ -65,10 +66,13 @@ text_value! {
     Bio, 0..=1_000, |_| Ok(())
 }
 text_value! {
-    /// Where the picture is: an `http` or `https` URL of up to 2 048 characters.
+    /// Where the picture is: an `http` or `https` URL of up to 2 048 characters. As it is: what a browser would mend first
+    /// is none to others.
     AvatarUrl, 1..=2_048, |text| {
+        let plain = !text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\');
+        let follows = |scheme: &str| text.get(scheme.len()..).is_some_and(|rest| rest.starts_with("://"));
         match Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(()),
+            Ok(url) if plain && matches!(url.scheme(), "http" | "https") && follows(url.scheme()) => Ok(()),
             _ => Err(Violation::new("must be an http or https URL")),
         }
     }
@@ -239,6 +243,11 @@ impl ProfileState {
         }
     }
 
+    /// The entity tag of this user's profile as a whole row. All users have theirs at one address.
+    pub fn etag(&self, user: &UserId) -> ETag {
+        self.etag_of(user.as_str())
+    }
+
     /// Whether every field is known: whether it can be shown.
     pub fn is_complete(&self) -> bool {
         self.created.is_some()
@@ -288,7 +297,16 @@ mod tests {
             assert!(Email::parse(bad).is_err(), "{bad:?}");
         }
         assert!(AvatarUrl::parse("https://example.org/a.png").is_ok());
-        assert!(AvatarUrl::parse("javascript:alert(1)").is_err());
+        for text in [
+            "javascript:alert(1)",
+            "ht\ntp://a.b",
+            " http://a.b",
+            "http://a.b/c d",
+            "http:\\\\a.b",
+            "http:a.b",
+        ] {
+            assert!(AvatarUrl::parse(text).is_err(), "{text:?}");
+        }
         assert!(Locale::parse("de-CH").is_ok() && Locale::parse("not a tag").is_err());
         assert!(TimeZone::parse("Europe/Zurich").is_ok() && TimeZone::parse("Mars/Base").is_err());
         assert!(

@@ -48,14 +48,15 @@ pub(super) fn earliest(one: Option<Stamp>, other: Option<Stamp>) -> Option<Stamp
 }
 
 /// An entity tag (RFC 9110 §8.8.3): a hash of every stamp of a record, so it changes with any change of any field
-/// and is the same wherever the same writes have been merged.
+/// and is the same wherever the same writes have been merged. Of what all users have at one address, also of whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ETag(String);
 
 impl ETag {
-    /// The tag of a record with these stamps, in the record's own field order.
-    pub(super) fn of_stamps(stamps: impl IntoIterator<Item = Stamp>) -> Self {
+    /// The tag of a record with these stamps, in the record's own field order; `whose` is empty where its address says it.
+    pub(super) fn of_stamps(whose: &str, stamps: impl IntoIterator<Item = Stamp>) -> Self {
         let mut hash = Sha256::new();
+        hash.update(whose);
         for stamp in stamps {
             hash.update(stamp.as_i64().to_be_bytes());
         }
@@ -146,9 +147,9 @@ macro_rules! record {
 
             /// The entity tag of this record as a whole row. Not of when it was made: a write of all fields knows what it
             /// makes of them, but not whether it is the first.
-            pub fn etag(&self) -> $crate::domain::ETag {
+            fn etag_of(&self, whose: &str) -> $crate::domain::ETag {
                 let deleted = std::iter::once(self.deleted.unwrap_or_default());
-                $crate::domain::ETag::of_stamps(deleted.chain(self.field_stamps()))
+                $crate::domain::ETag::of_stamps(whose, deleted.chain(self.field_stamps()))
             }
         }
     };

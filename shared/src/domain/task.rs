@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Register;
+use super::record::{ETag, Register};
 use super::stamp::{Stamp, Timestamp};
 use super::text::{Violation, check_text};
 
@@ -250,6 +250,11 @@ impl NewTask {
 }
 
 impl TaskState {
+    /// The entity tag of this record as a whole row.
+    pub fn etag(&self) -> ETag {
+        self.etag_of("")
+    }
+
     /// Whether every field is known and it isn't deleted: whether it can be shown.
     pub fn is_complete(&self) -> bool {
         self.created.is_some()

@@ -104,23 +104,12 @@ impl Repository {
     }
 
     /// In embedded mode every write has taken effect when it is answered, and only those with an idempotency key are
-    /// told of: of each resource the last one.
+    /// told of.
     async fn embedded_operations(&self, user: &UserId) -> Result<Vec<OperationRecord>, ReadError> {
         let owner = user.clone();
-        let views = self
-            .0
-            .read(move |reader| reader.list_pending(&owner))
-            .await
-            .map_err(unreadable)?;
-        let items = views.into_iter().flat_map(|(_, view)| view.operations);
-        let keyed = items
-            .filter(|item| item.operation.idempotency.is_some())
-            .map(|item| OperationRecord {
-                state: OperationState::Applied,
-                finished_at: Some(item.operation.accepted_at),
-                ..item.record()
-            });
-        Ok(keyed.collect())
+        let keyed = self.0.read(move |reader| reader.list_keyed(&owner)).await;
+        let keyed = keyed.map_err(unreadable)?;
+        Ok(keyed.into_iter().map(|write| write.record).collect())
     }
 }
 

@@ -181,8 +181,8 @@ impl Repository {
         }
     }
 
-    /// The answer of PostgreSQL's ledger to a repeat that is not to be judged there, with the resource as it is now. Where
-    /// both can't be had now, none is known: then the drain finds out.
+    /// The answer of PostgreSQL's ledger to a repeat that is not to be judged there, with the resource as it is now if that
+    /// can be had now. Where the ledger can't be asked, none is known: then the drain finds out.
     async fn recorded(
         &self,
         lane: &Lane<Postgres>,
@@ -211,7 +211,7 @@ impl Repository {
                 let key = operation.resource();
                 let asking = self.find_over_store(lane, user, &key);
                 let now = self.soon(lane, asking).await.flatten();
-                Ok(now.map(|now| shown_first(known.operation, now)))
+                Ok(Some(shown_first(known.operation, now.flatten())))
             }
         }
     }

@@ -1,9 +1,10 @@
 //! `apply`, rule by rule.
 
 use anyhow::Result;
+use holdfast_shared::domain::task::Title;
 use holdfast_shared::domain::{
-    IdempotencyKey, Operation, OperationState, Outcome, Precondition, ProfileState, Rejection,
-    Stamp, State, Status, TaskId, TaskState,
+    Body, IdempotencyKey, Operation, OperationState, Outcome, Precondition, ProfileState,
+    Rejection, Stamp, State, Status, TaskId, TaskState,
 };
 use holdfast_tests::eventually;
 use sqlx::{Executor as _, Row as _};
@@ -249,10 +250,34 @@ async fn a_slice_sees_its_own_writes_in_order() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_record_of_one_write_keeps_no_fold_of_several_out() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let (user, id) = (some_user(), TaskId::generate());
+    let first = buffered(create(&user, id, 1));
+    apply_one(&fixture.store, &first).await?;
+    let mut folded = first.clone();
+    let later = retitle(&user, id, 5, "later");
+    folded.stamp = later.stamp;
+    if let (Body::Task { change, .. }, Body::Task { change: more, .. }) =
+        (&mut folded.body, &later.body)
+    {
+        change.merge(more);
+    }
+    for _ in 0..2 {
+        let met = apply_one(&fixture.store, &folded).await?;
+        assert_eq!(met.outcome, Outcome::Applied);
+        let title = task(met.state).title.map(|title| title.value);
+        assert_eq!(title, Some(Title::parse("later")?));
+    }
+    assert_eq!(fixture.store.count_applied_operations().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_replay_gets_the_recorded_outcome_whatever_happened_since() -> Result<()> {
     let fixture = Fixture::start().await?;
     let (user, id) = (some_user(), TaskId::generate());
-    let tag = State::Task(whole(1)).etag();
+    let tag = whole(1).etag();
     apply_one(&fixture.store, &create(&user, id, 1)).await?;
     let first = conditional(
         retitle(&user, id, 2, "first"),
@@ -406,7 +431,7 @@ async fn a_repeat_that_waits_for_its_first_is_not_judged_by_what_that_has_done()
     let fixture = Fixture::start().await?;
     let (user, id) = (some_user(), TaskId::generate());
     let seen = apply_one(&fixture.store, &create(&user, id, 1)).await?;
-    let tag = seen.state.expect("a task").etag();
+    let tag = seen.state.expect("a task").etag(&user);
     let attempt = |number: i64| {
         let condition = Precondition::Match(vec![tag.clone()]);
         let operation = conditional(keyed(retitle(&user, id, number, "x"), "k", 1), condition);
@@ -673,7 +698,7 @@ async fn a_conditional_write_that_is_overtaken_changes_nothing_until_it_is_stamp
     let before = row(&fixture.store, id).await?;
     let mut whole = conditional(
         create(&user, id, 5),
-        Precondition::Match(vec![before.state.etag()]),
+        Precondition::Match(vec![before.state.etag(&before.owner)]),
     );
     let met = apply_one(&fixture.store, &whole).await?;
     assert_eq!(met.outcome, Outcome::Superseded);

@@ -98,7 +98,7 @@ async fn check_rows(store: &Postgres, cast: &Cast, model: &Model) -> Result<()> 
             model.rows.get(&ResourceKey::Task(id)),
         );
         anyhow::ensure!(found.as_ref() == expected, "{found:?}, not {expected:?}");
-        let tags = [found.as_ref(), expected].map(|row| row.map(|row| row.state.etag()));
+        let tags = [found.as_ref(), expected].map(|row| row.map(|row| row.state.etag(&row.owner)));
         anyhow::ensure!(tags[0] == tags[1], "the tags differ");
     }
     for user in &cast.users {

@@ -6,7 +6,7 @@ use holdfast_shared::domain::profile::{Bio, DisplayName};
 use holdfast_shared::domain::task::{Description, Tags, Title};
 use holdfast_shared::domain::{
     Body, Idempotency, Operation, OperationId, Outcome, Precondition, Priority, ProfileState,
-    Register, Rejection, ResourceKey, Row, State, Status, TaskId, TaskState, UserId, judge,
+    Register, Rejection, ResourceKey, Row, Status, TaskId, TaskState, UserId, judge,
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -241,8 +241,8 @@ impl Cast {
             let current = model
                 .rows
                 .get(&operation.resource())
-                .map(|row| row.state.etag());
-            let other = State::Task(whole(7)).etag();
+                .map(|row| row.state.etag(&row.owner));
+            let other = whole(7).etag();
             let precondition = match condition {
                 Condition::Exists => Precondition::Exists,
                 Condition::Absent => Precondition::Absent,

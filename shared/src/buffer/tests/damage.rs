@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use super::super::file::{Acquaintance, acquaint};
@@ -133,6 +133,44 @@ async fn an_older_item_that_is_salvaged_goes_before_the_newer_ones_of_its_resour
 }
 
 #[tokio::test]
+async fn in_embedded_mode_what_was_done_since_an_older_copy_is_salvaged() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = config(directory.path(), 100);
+    let buffer = Buffer::open(&settings)?;
+    let (changed, deleted) = (TaskId::generate(), TaskId::generate());
+    buffer
+        .fold(keyed(create("ann", changed, "bread"), 1))
+        .await?;
+    buffer.fold(create("ann", deleted, "milk")).await?;
+    buffer.close();
+    drop(buffer);
+    let copy = directory.path().join("copy");
+    fs::copy(&settings.path, &copy)?;
+    let buffer = Buffer::open(&settings)?;
+    buffer.fold(retitle("ann", changed, "rye")).await?;
+    buffer.fold(delete("ann", deleted)).await?;
+    fs::rename(&copy, buffer.path())?;
+    buffer
+        .fold(create("ann", TaskId::generate(), "after"))
+        .await?;
+    let file = only_set_aside(&buffer)?;
+    for _ in 0..2 {
+        salvage(&buffer, file.clone(), Manner::Folded).await?;
+        let view = |task| {
+            buffer.read_blocking(move |reader| {
+                reader.find_pending(&user("ann"), &ResourceKey::Task(task))
+            })
+        };
+        let title = view(changed)?.and_then(|view| title_of(&view.state));
+        assert_eq!(title.as_deref(), Some("rye"));
+        let gone = view(deleted)?.is_some_and(|view| view.state.deleted().is_some());
+        assert!(gone, "the deleted task is back");
+        assert_eq!(conserved(&buffer).await?.counters.pending, 3);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn zeroed_pages_cost_only_what_was_in_them() -> Outcome {
     let directory = tempfile::tempdir()?;
     let settings = config(directory.path(), 1_000);
@@ -162,6 +200,50 @@ async fn zeroed_pages_cost_only_what_was_in_them() -> Outcome {
     );
     assert_eq!(report.items, survived.len() as u64);
     conserved(&buffer).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn reading_beside_it_tells_of_damage_wherever_it_is() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let settings = config(directory.path(), 1_000);
+    let buffer = Buffer::open(&settings)?;
+    fill(&buffer, 300).await?;
+    buffer.close();
+    drop(buffer);
+    let whole = fs::read(&settings.path)?;
+    let hurt = directory.path().join("hurt");
+    let mut told = 0;
+    for start in (PAGE_BYTES..whole.len()).step_by(PAGE_BYTES) {
+        let mut bytes = whole.clone();
+        bytes[start..start + PAGE_BYTES].fill(0xA5);
+        fs::write(&hurt, bytes)?;
+        let read = || {
+            let reader = Reader::open(&hurt)?.ok_or(BufferError::Closed)?;
+            reader.list_items(Lane::Postgres, 1_000)
+        };
+        told += u32::from(read().is_err());
+    }
+    assert!(told > 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_root_makes_belongs_to_the_service() -> Outcome {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: this takes root");
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    std::os::unix::fs::chown(directory.path(), Some(4_711), Some(4_711))?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    fill(&buffer, 1).await?;
+    assert_eq!(buffer.path().metadata()?.uid(), 4_711);
+    fs::remove_file(buffer.path())?;
+    fill(&buffer, 1).await?;
+    for file in [buffer.path().to_owned(), only_set_aside(&buffer)?] {
+        assert_eq!(file.metadata()?.uid(), 4_711, "{}", file.display());
+    }
     Ok(())
 }
 

@@ -253,12 +253,15 @@ async fn settle_run<T>(
         let recalled = recollection.recall(operation)?;
         let is_unknown = matches!(recalled, Recalled::New);
         let (outcome, replayed) = match recalled {
-            Recalled::Done(..) if judges_first(operation) => (resources.settle(operation), None),
+            Recalled::Done(..) if judges_first(operation) || operation.is_folded() => {
+                (resources.settle(operation), None)
+            }
             Recalled::Done(outcome, record) => (outcome, Some(record)),
             Recalled::Refused(rejection) => (Outcome::Rejected(rejection), None),
             Recalled::New => (resources.settle(operation), None),
         };
-        let is_new = replayed.is_none() && !Bug::LedgerSkipped.is_on();
+        let is_recorded = !is_unknown && operation.is_folded();
+        let is_new = replayed.is_none() && !is_recorded && !Bug::LedgerSkipped.is_on();
         if is_new && operation.leaves_record() && is_final(operation, &outcome) {
             records.push(LedgerColumns::of(operation, &outcome));
         } else if is_unknown && operation.idempotency.is_some() {
