@@ -128,14 +128,9 @@ pub struct Model {
 impl Model {
     pub fn apply(&mut self, operation: &Operation) -> Outcome {
         let user = &operation.user_id;
-        if let Some(outcome) = self
-            .recorded
-            .get(&(user.clone(), operation.id))
-            .filter(|_| operation.leaves_record())
-        {
-            return *outcome;
-        }
-        let outcome = match self.by_key(operation) {
+        let outcome = match self.by_id(operation).or_else(|| self.by_key(operation)) {
+            // What is known of one of several writes isn't known of all.
+            Some(Ok(_)) if operation.is_folded() => return self.settle(operation),
             Some(Ok(outcome)) => return outcome,
             Some(Err(rejection)) => Outcome::Rejected(rejection),
             None => self.settle(operation),
@@ -155,6 +150,12 @@ impl Model {
             }
         }
         outcome
+    }
+
+    fn by_id(&self, operation: &Operation) -> Option<Result<Outcome, Rejection>> {
+        let place = (operation.user_id.clone(), operation.id);
+        let known = self.recorded.get(&place);
+        known.filter(|_| operation.leaves_record()).copied().map(Ok)
     }
 
     fn by_key(&self, operation: &Operation) -> Option<Result<Outcome, Rejection>> {

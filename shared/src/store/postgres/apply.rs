@@ -252,6 +252,7 @@ async fn settle_run<T>(
     for &operation in run {
         let recalled = recollection.recall(operation)?;
         let is_unknown = matches!(recalled, Recalled::New);
+        let is_recorded = matches!(recalled, Recalled::Done(..));
         let (outcome, replayed) = match recalled {
             Recalled::Done(..) if judges_first(operation) || operation.is_folded() => {
                 (resources.settle(operation), None)
@@ -260,8 +261,8 @@ async fn settle_run<T>(
             Recalled::Refused(rejection) => (Outcome::Rejected(rejection), None),
             Recalled::New => (resources.settle(operation), None),
         };
-        let is_recorded = !is_unknown && operation.is_folded();
-        let is_new = replayed.is_none() && !is_recorded && !Bug::LedgerSkipped.is_on();
+        let is_again = is_recorded && operation.is_folded();
+        let is_new = replayed.is_none() && !is_again && !Bug::LedgerSkipped.is_on();
         if is_new && operation.leaves_record() && is_final(operation, &outcome) {
             records.push(LedgerColumns::of(operation, &outcome));
         } else if is_unknown && operation.idempotency.is_some() {
