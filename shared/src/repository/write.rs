@@ -181,8 +181,9 @@ impl Repository {
         }
     }
 
-    /// The answer of PostgreSQL's ledger to a repeat that is not to be judged there, with the resource as it is now if that
-    /// can be had now. Where the ledger can't be asked, none is known: then the drain finds out.
+    /// The answer of PostgreSQL's ledger to a repeat that is not to be judged there, with the resource as it is now. Where
+    /// both can't be had now, none is known, and the drain finds out: told that it is done, this node's client would
+    /// look for it here in the next outage, and the node that did it may be another.
     async fn recorded(
         &self,
         lane: &Lane<Postgres>,
@@ -211,7 +212,7 @@ impl Repository {
                 let key = operation.resource();
                 let asking = self.find_over_store(lane, user, &key);
                 let now = self.soon(lane, asking).await.flatten();
-                Ok(Some(shown_first(known.operation, now.flatten())))
+                Ok(now.map(|now| shown_first(known.operation, now)))
             }
         }
     }
