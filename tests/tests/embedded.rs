@@ -248,6 +248,7 @@ async fn a_key_that_the_database_knows_keeps_no_later_embedded_write_out() -> Re
     online.set("DATABASE_URL", &url);
     online.syncd(&["migrate"]).await?.expect_code(0);
     let mut pair = start(&online).await?;
+    pair.api.wait_status(SETTLE, "online").await?;
     let id = create(&pair).await?.expect(201).id().to_owned();
     pair.terminate().await?;
 
