@@ -168,9 +168,17 @@ impl Repository {
         {
             return Ok(shown_first(known.record, now));
         }
+        // It may have been drained meanwhile, and this process need not have seen it: then what it knows besides is older.
         let pending = self.pending_of(operation).await;
-        let now = self.without_store(user, &key, pending).await;
-        Ok(shown_first(known.record, now.ok().map(|found| found.value)))
+        let waits = pending.as_ref().is_some_and(|view| {
+            let mut items = view.operations.iter();
+            items.any(|item| item.operation.id == known.record.id)
+        });
+        let now = match waits {
+            true => self.without_store(user, &key, pending).await.ok(),
+            false => None,
+        };
+        Ok(shown_first(known.record, now.map(|found| found.value)))
     }
 
     /// What a store says before its writer has had to wait for long; `None` when it doesn't.
