@@ -73,8 +73,8 @@ pub(super) fn bind(
     Ok(Binding::Bound)
 }
 
-/// Makes the file belong to this database, whatever it holds. What was made under keys before another one was set aside
-/// is in that one: here, such keys are free.
+/// Makes the file belong to this database, whatever it holds. If it belonged to another, what had been made under keys is
+/// there: here these keys are free.
 pub(super) fn adopt(
     transaction: &mut Transaction<'_>,
     database: Option<Uuid>,

@@ -1,5 +1,5 @@
 //! What idempotency keys stand for where no database can be asked: of writes that wait, as long as they wait; and of all
-//! that was made in embedded mode, where no database has a ledger. A folded item knows the last one only, and a client may
+//! that was made in embedded mode, where no database has a ledger. An item of several writes has no key, and a client may
 //! repeat any of them.
 
 use redb::{ReadableTable, ReadableTableMetadata};

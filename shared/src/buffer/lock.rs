@@ -98,7 +98,7 @@ impl Turnstile {
     }
 }
 
-/// How often [`Turnstile::enter_within`] asks.
+/// How often [`lock_until`] asks: flock(2) knows no deadline.
 const ASK_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Turnstile {

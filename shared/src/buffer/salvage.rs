@@ -369,7 +369,8 @@ fn queue_between(
     Ok(())
 }
 
-/// Embedded mode: merges an item into the one that holds its resource. Tells whether that one has changed.
+/// Merges an item into the one that stands for it: of its resource in embedded mode, or of the same id. Tells whether that
+/// one has changed.
 fn merge_into(
     transaction: &mut Transaction<'_>,
     queued: Queued,

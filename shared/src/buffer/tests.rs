@@ -231,6 +231,23 @@ async fn a_key_stands_for_one_item_as_long_as_it_waits() -> Outcome {
 }
 
 #[tokio::test]
+async fn an_expired_revocation_goes_only_where_the_time_is_sure() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let buffer = Buffer::open(&config(directory.path(), 100))?;
+    let revocations = [("old", 5), ("new", i64::MAX)].map(|(id, until)| Revocation {
+        session_id: SessionId::parse(id).expect("valid"),
+        keep_until: Timestamp::from_micros(until),
+    });
+    buffer.remember_revocations(revocations.to_vec()).await?;
+    for (is_sure_of_time, left) in [(false, 2), (true, 1)] {
+        buffer.retain(is_sure_of_time).await?;
+        let found = buffer.read_blocking(|reader| reader.list_revocations())?;
+        assert_eq!(found.len(), left, "{found:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_dead_letter_that_is_tried_again_takes_its_key_back() -> Outcome {
     let directory = tempfile::tempdir()?;
     let buffer = Buffer::open(&config(directory.path(), 100))?;

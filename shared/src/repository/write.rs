@@ -174,9 +174,10 @@ impl Repository {
             let mut items = view.operations.iter();
             items.any(|item| item.operation.id == known.record.id)
         });
-        let now = match waits {
-            true => self.without_store(user, &key, pending).await.ok(),
-            false => None,
+        let now = if waits {
+            self.without_store(user, &key, pending).await.ok()
+        } else {
+            None
         };
         Ok(shown_first(known.record, now.map(|found| found.value)))
     }

@@ -252,16 +252,15 @@ async fn settle_run<T>(
     for &operation in run {
         let recalled = recollection.recall(operation)?;
         let is_unknown = matches!(recalled, Recalled::New);
-        let is_recorded = matches!(recalled, Recalled::Done(..));
+        let is_again = matches!(recalled, Recalled::Done(..)) && operation.is_folded();
         let (outcome, replayed) = match recalled {
-            Recalled::Done(..) if judges_first(operation) || operation.is_folded() => {
+            Recalled::Done(..) if is_again || judges_first(operation) => {
                 (resources.settle(operation), None)
             }
             Recalled::Done(outcome, record) => (outcome, Some(record)),
             Recalled::Refused(rejection) => (Outcome::Rejected(rejection), None),
             Recalled::New => (resources.settle(operation), None),
         };
-        let is_again = is_recorded && operation.is_folded();
         let is_new = replayed.is_none() && !is_again && !Bug::LedgerSkipped.is_on();
         if is_new && operation.leaves_record() && is_final(operation, &outcome) {
             records.push(LedgerColumns::of(operation, &outcome));
