@@ -20,8 +20,8 @@ const GLIMPSED: Duration = Duration::from_millis(500);
 const REMEMBERED: Duration = Duration::from_secs(3);
 
 /// An apply beside others' requests is to take no longer: so long may one of theirs have to wait for it. With 5 ms the
-/// slowest hundredth of all requests took three times as long as without a drain, and 9 600 items a second were drained;
-/// with this, half as long again and 2 900 (two cores, a fast disk).
+/// slowest hundredth of reads took five times as long as without a drain, and 9 600 items a second were drained; with
+/// this, about twice as long and 3 400 (two cores, a fast disk).
 const SHORT_BATCH: Duration = Duration::from_micros(800);
 
 /// How long the rest after a batch is, compared with the batch: but never longer than after a short one, since where
