@@ -515,6 +515,3 @@ fn refusal(error: BufferError) -> WriteError {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
