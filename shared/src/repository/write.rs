@@ -515,3 +515,6 @@ fn refusal(error: BufferError) -> WriteError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,17 @@ use std::time::Duration;
 /// shorter than a direct write's deadline (750 ms by default), so clients' own writes don't time out behind it.
 const GOOD_LATENCY: Duration = Duration::from_millis(250);
 
+/// Of how many parts of the first size a batch is one part at least, beside others' requests.
+const LEAST_PART: usize = 3;
+
+/// A batch that takes so many times a limit spends most of it on the way to a store that is far, or on its disk: fewer
+/// items would hardly shorten that, and only lower the rate.
+const FAR: u32 = 20;
+
 /// The size of the next batch: between the first size after an outage and the largest one.
 ///
-/// It never goes below the first size: what a small batch costs is mostly the round trip, and halving that batch
-/// would only halve the rate.
+/// It goes below the first size, down to a third of it, only to keep within a limit: what a small batch costs is mostly
+/// the round trip, and halving that batch would only halve the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSize {
     first: usize,
@@ -39,10 +46,16 @@ impl BatchSize {
     }
 
     /// Learns from a batch that was applied whole: doubles after a full one that was fast, halves after a slow one. With
-    /// a `limit` it keeps below that: doubles only when twice as much would still do.
+    /// a `limit` it keeps below that: doubles only when twice as much would still do, and goes below the first size
+    /// where that helps.
     pub fn applied(&mut self, items: usize, took: Duration, limit: Option<Duration>) {
         if took >= limit.unwrap_or(GOOD_LATENCY) {
-            self.halve();
+            let is_worth_it = limit.is_some_and(|limit| took < limit * FAR);
+            self.halve_down_to(if is_worth_it {
+                self.least()
+            } else {
+                self.first
+            });
         } else if items >= self.current && limit.is_none_or(|limit| took * 2 < limit) {
             self.current = self.current.saturating_mul(2).min(self.max);
         }
@@ -50,7 +63,15 @@ impl BatchSize {
 
     /// A batch failed and had to be taken apart: the smaller the next one, the cheaper that is.
     pub fn halve(&mut self) {
-        self.current = (self.current / 2).max(self.first);
+        self.halve_down_to(self.first);
+    }
+
+    fn halve_down_to(&mut self, least: usize) {
+        self.current = (self.current / 2).max(least.min(self.current));
+    }
+
+    fn least(self) -> usize {
+        self.first.div_ceil(LEAST_PART)
     }
 
     /// After an outage: as at the beginning.
@@ -61,8 +82,13 @@ impl BatchSize {
     /// Takes over other bounds, keeping as much of the current size as they allow.
     pub fn set_bounds(&mut self, first: usize, max: usize) {
         let bounds = BatchSize::new(first, max);
+        let least = if self.current < self.first {
+            bounds.least()
+        } else {
+            bounds.first
+        };
         *self = BatchSize {
-            current: self.current.clamp(bounds.first, bounds.max),
+            current: self.current.clamp(least, bounds.max),
             ..bounds
         };
     }
@@ -115,6 +141,39 @@ mod tests {
         assert_eq!(size.get(), 100);
         size.applied(100, Duration::from_millis(20), limit);
         assert_eq!(size.get(), 50);
+    }
+
+    #[test]
+    fn to_keep_within_a_limit_a_batch_may_be_a_third_of_the_first() {
+        let limit = Some(Duration::from_millis(20));
+        let mut size = BatchSize::new(50, 2_000);
+        for least in [25, 17, 17] {
+            size.applied(size.get(), Duration::from_millis(20), limit);
+            assert_eq!(size.get(), least);
+        }
+        // Neither a failure nor new bounds make it larger; a fast batch does.
+        size.halve();
+        size.set_bounds(50, 2_000);
+        assert_eq!(size.get(), 17);
+        size.applied(17, FAST, None);
+        assert_eq!(size.get(), 34);
+        let mut smallest = BatchSize::new(1, 2_000);
+        smallest.applied(1, Duration::from_millis(20), limit);
+        assert_eq!(smallest.get(), 1);
+    }
+
+    #[test]
+    fn of_a_far_store_no_batch_is_smaller_than_the_first() {
+        let limit = Duration::from_millis(1);
+        let mut size = BatchSize::new(50, 2_000);
+        for (took, expected) in [
+            (limit * FAR, 50),
+            (limit * (FAR - 1), 25),
+            (limit * FAR, 25),
+        ] {
+            size.applied(size.get(), took, Some(limit));
+            assert_eq!(size.get(), expected, "after {took:?}");
+        }
     }
 
     #[test]

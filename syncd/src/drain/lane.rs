@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use holdfast_shared::buffer::{
-    Batch, Buffer, BufferError, Lane, Queued, SettleReport, Settlement, Skip, Verdict,
+    Batch, Buffer, BufferError, Lane, Queued, Reader, SettleReport, Settlement, Skip, Verdict,
 };
 use holdfast_shared::config::SyncConfig;
 use holdfast_shared::domain::{OperationId, Outcome, Rejection, ResourceKey};
@@ -244,21 +244,23 @@ impl<S: Sink> Drain<S> {
         self.begin_settling(settlements).await?;
         let step = self.next_after(obstacle, ruling).await?;
         self.ahead = ahead.filter(|_| all_end && step == Step::Advanced);
-        Ok(self.make_room(step, began).await)
+        self.make_room(step, began).await
     }
 
     /// Puts a rest after a step where others are served too.
-    async fn make_room(&mut self, step: Step, began: Instant) -> Step {
+    async fn make_room(&mut self, step: Step, began: Instant) -> Result<Step, BufferError> {
         if step != Step::Advanced {
-            return step;
+            return Ok(step);
         }
         let took = began.elapsed();
         if self.courtesy.wants_look(Instant::now()) {
             let serves_others = self.sink.serves_others(LOOK_INTERVAL).await;
-            self.courtesy.look(serves_others, Instant::now());
+            let counters = self.buffer.read(Reader::counters).await?;
+            self.courtesy
+                .look(serves_others, counters.pending, Instant::now());
         }
         let rest = self.courtesy.rest_after(took, Instant::now());
-        rest.map_or(step, Step::Breathes)
+        Ok(rest.map_or(step, Step::Breathes))
     }
 
     /// Gives the buffer's ballast up, since its disk is too full even to settle; the rest of the drain begins small.

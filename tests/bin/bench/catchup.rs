@@ -16,7 +16,7 @@ use crate::statistics::{Random, median};
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// A drain that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The least ratio that is good enough of the 99th percentile without a catch-up to the one with: twice as slow.
 const TARGET: f64 = 0.5;

@@ -20,9 +20,6 @@ const CLIENTS: usize = 8;
 /// two cores, so that what is measured is what goes on beside them and not the clients among themselves.
 const PERIOD: Duration = Duration::from_millis(40);
 
-/// A timer's precision: within it a request counts as sent when it was to be sent.
-const TIMER: Duration = Duration::from_millis(2);
-
 /// Between two looks whether it is over.
 const LOOK_GAP: Duration = Duration::from_millis(10);
 
@@ -174,8 +171,9 @@ pub async fn load_until(
 }
 
 impl Client {
-    /// Sends a request each period, whether or not the answers keep up: one that is late because the one before was
-    /// slow counts from when it was to be sent.
+    /// Sends a request each period, whether or not the answers keep up: one that is late because the answer before it
+    /// was, counts from when it was to be sent. One that only this client's own timer is late for counts from when it
+    /// was sent.
     async fn work(
         self,
         began: Instant,
@@ -183,17 +181,23 @@ impl Client {
     ) -> Result<(Verb, Vec<u32>)> {
         let mut connection = KeepAlive::open(&self.address).await?;
         let (mut due, mut times) = (began + self.offset, Vec::new());
+        let mut free_since = began;
         for request in self.requests.iter().cycle() {
             sleep_until(due.into()).await;
             if *stopped.borrow() {
                 break;
             }
-            let now = Instant::now();
-            let sent = if now - due < TIMER { now } else { due };
+            let sent = if free_since <= due {
+                Instant::now()
+            } else {
+                due
+            };
             let status = connection.exchange(request).await?;
             let is_good = (200..300).contains(&status);
             ensure!(is_good, "status {status} to a live request");
-            times.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));
+            free_since = Instant::now();
+            let took = free_since - sent;
+            times.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
             due += PERIOD;
         }
         Ok((self.verb, times))
