@@ -6,17 +6,20 @@ use std::time::Duration;
 /// shorter than a direct write's deadline (750 ms by default), so clients' own writes don't time out behind it.
 const GOOD_LATENCY: Duration = Duration::from_millis(250);
 
-/// Of how many parts of the first size a batch is one part at least, beside others' requests.
-const LEAST_PART: usize = 3;
+/// The least size beside others' requests: what fewer items cost is almost all the round trips.
+const LEAST: usize = 16;
 
-/// A batch that takes so many times a limit spends most of it on the way to a store that is far, or on its disk: fewer
-/// items would hardly shorten that, and only lower the rate.
+/// So few items take a near store a few milliseconds.
+const FEW: usize = 50;
+
+/// A batch of a few items that takes so many times the limit spends that on the way to a store that is far, or on its
+/// disk: fewer would hardly shorten it, and only lower the rate.
 const FAR: u32 = 20;
 
 /// The size of the next batch: between the first size after an outage and the largest one.
 ///
-/// It goes below the first size, down to a third of it, only to keep within a limit: what a small batch costs is mostly
-/// the round trip, and halving that batch would only halve the rate.
+/// It goes below the first size only to keep within a limit: what a small batch costs is mostly the round trip, and
+/// halving that batch would only halve the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSize {
     first: usize,
@@ -50,12 +53,12 @@ impl BatchSize {
     /// where that helps.
     pub fn applied(&mut self, items: usize, took: Duration, limit: Option<Duration>) {
         if took >= limit.unwrap_or(GOOD_LATENCY) {
-            let is_worth_it = limit.is_some_and(|limit| took < limit * FAR);
-            self.halve_down_to(if is_worth_it {
-                self.least()
-            } else {
-                self.first
-            });
+            let least = match limit {
+                None => self.first,
+                Some(limit) if took >= limit * FAR => FEW.min(self.first),
+                Some(_) => self.least(),
+            };
+            self.current = (self.current / 2).max(least);
         } else if items >= self.current && limit.is_none_or(|limit| took * 2 < limit) {
             self.current = self.current.saturating_mul(2).min(self.max);
         }
@@ -63,15 +66,11 @@ impl BatchSize {
 
     /// A batch failed and had to be taken apart: the smaller the next one, the cheaper that is.
     pub fn halve(&mut self) {
-        self.halve_down_to(self.first);
-    }
-
-    fn halve_down_to(&mut self, least: usize) {
-        self.current = (self.current / 2).max(least.min(self.current));
+        self.current = (self.current / 2).max(self.first.min(self.current));
     }
 
     fn least(self) -> usize {
-        self.first.div_ceil(LEAST_PART)
+        LEAST.min(self.first)
     }
 
     /// After an outage: as at the beginning.
@@ -144,36 +143,41 @@ mod tests {
     }
 
     #[test]
-    fn to_keep_within_a_limit_a_batch_may_be_a_third_of_the_first() {
+    fn to_keep_within_a_limit_a_batch_may_be_smaller_than_the_first() {
         let limit = Some(Duration::from_millis(20));
         let mut size = BatchSize::new(50, 2_000);
-        for least in [25, 17, 17] {
+        for expected in [25, LEAST, LEAST] {
             size.applied(size.get(), Duration::from_millis(20), limit);
-            assert_eq!(size.get(), least);
+            assert_eq!(size.get(), expected);
         }
         // Neither a failure nor new bounds make it larger; a fast batch does.
         size.halve();
         size.set_bounds(50, 2_000);
-        assert_eq!(size.get(), 17);
-        size.applied(17, FAST, None);
-        assert_eq!(size.get(), 34);
+        assert_eq!(size.get(), LEAST);
+        size.applied(LEAST, FAST, None);
+        assert_eq!(size.get(), LEAST * 2);
         let mut smallest = BatchSize::new(1, 2_000);
         smallest.applied(1, Duration::from_millis(20), limit);
         assert_eq!(smallest.get(), 1);
+        let mut largest = BatchSize::new(2_000, 2_000);
+        for _ in 0..7 {
+            largest.applied(largest.get(), Duration::from_millis(20), limit);
+        }
+        assert_eq!(largest.get(), LEAST);
     }
 
     #[test]
-    fn of_a_far_store_no_batch_is_smaller_than_the_first() {
+    fn a_far_store_gets_a_few_items_at_a_time_and_no_fewer() {
         let limit = Duration::from_millis(1);
-        let mut size = BatchSize::new(50, 2_000);
-        for (took, expected) in [
-            (limit * FAR, 50),
-            (limit * (FAR - 1), 25),
-            (limit * FAR, 25),
-        ] {
+        let mut size = BatchSize::new(100, 2_000);
+        let far = limit * FAR;
+        for (took, expected) in [(far, FEW), (far, FEW), (limit, FEW / 2), (far, FEW)] {
             size.applied(size.get(), took, Some(limit));
             assert_eq!(size.get(), expected, "after {took:?}");
         }
+        let mut small = BatchSize::new(10, 2_000);
+        small.applied(10, far, Some(limit));
+        assert_eq!(small.get(), 10);
     }
 
     #[test]

@@ -36,8 +36,8 @@ pub struct Courtesy {
     seen_at: [Option<Instant>; 2],
     /// What waited at the last look.
     waiting: u64,
-    /// Whether more waited than at the look just before: room for others must not fill the buffer.
-    falls_behind: bool,
+    /// How many waited before they became more, until they are fewer again: room for others must not fill the buffer.
+    behind: Option<u64>,
 }
 
 impl Courtesy {
@@ -51,11 +51,20 @@ impl Courtesy {
     pub fn look(&mut self, serves_others: bool, waiting: u64, now: Instant) {
         let before = self.looked_at.replace(now);
         let is_lately = before.is_some_and(|at| now.duration_since(at) < REMEMBERED);
-        self.falls_behind = is_lately && waiting > self.waiting;
+        let grew = is_lately && waiting > self.waiting;
+        self.behind = match self.behind {
+            Some(level) if is_lately && waiting > level => Some(level),
+            _ => grew.then_some(self.waiting),
+        };
         self.waiting = waiting;
         if serves_others {
             self.seen_at = [Some(now), self.seen_at[0]];
         }
+    }
+
+    /// Nothing is left that could be drained now: what waits on is no sign of a slow drain.
+    pub fn run_dry(&mut self) {
+        self.behind = None;
     }
 
     /// How long an apply may take, if room is made for others.
@@ -69,7 +78,7 @@ impl Courtesy {
     }
 
     fn makes_room(&self, now: Instant) -> bool {
-        !self.falls_behind && self.serves_others(now)
+        self.behind.is_none() && self.serves_others(now)
     }
 
     fn serves_others(&self, now: Instant) -> bool {
@@ -132,16 +141,31 @@ mod tests {
     }
 
     #[test]
+    fn who_has_run_dry_is_not_behind() {
+        let (mut courtesy, start) = (Courtesy::default(), Instant::now());
+        courtesy.look(true, 0, start);
+        courtesy.look(true, 5, after(start, 250));
+        assert_eq!(courtesy.batch_limit(after(start, 250)), None);
+        courtesy.run_dry();
+        assert_eq!(courtesy.batch_limit(after(start, 250)), Some(SHORT_BATCH));
+        courtesy.look(true, 5, after(start, 500));
+        assert_eq!(courtesy.batch_limit(after(start, 500)), Some(SHORT_BATCH));
+    }
+
+    #[test]
     fn no_room_is_made_while_more_comes_in_than_is_drained() {
         let (mut courtesy, start) = (Courtesy::default(), Instant::now());
         for (step, waiting, makes_room) in [
             (0, 9, true),
             (1, 10, false),
-            (2, 11, false),
-            (3, 11, true),
+            (2, 12, false),
+            (3, 9, true),
             (4, 8, true),
-            // What came in while nothing was drained says nothing.
-            (4 + 12, 99, true),
+            (5, 8, true),
+            (6, 9, false),
+            // What came in while nobody looked says nothing.
+            (6 + 12, 99, true),
+            (6 + 13, 100, false),
         ] {
             let now = after(start, step * 250);
             courtesy.look(true, waiting, now);

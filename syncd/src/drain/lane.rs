@@ -162,6 +162,7 @@ impl<S: Sink> Drain<S> {
         self.size.reset();
         self.parking.clear();
         self.pass = Pass::default();
+        self.courtesy = Courtesy::default();
     }
 
     /// Very many rows are locked by others: goes on gently, and with what isn't known to be locked.
@@ -344,6 +345,7 @@ impl<S: Sink> Drain<S> {
         if batch.put_off == 0 && batch.next_due.is_none() {
             self.orphans.clear();
         }
+        self.courtesy.run_dry();
         let now = self.buffer.clock().now();
         Step::Rested(batch.next_due.map(|due| instant_of(due, now)))
     }

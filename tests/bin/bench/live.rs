@@ -153,7 +153,7 @@ pub async fn load_until(
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut working = JoinSet::new();
     for client in clients {
-        working.spawn(client.clone().work(began, stopped.clone()));
+        working.spawn(client.clone().work(stopped.clone()));
     }
     while began.elapsed() < length && !is_over() {
         tokio::time::sleep(LOOK_GAP).await;
@@ -174,24 +174,17 @@ impl Client {
     /// Sends a request each period, whether or not the answers keep up: one that is late because the answer before it
     /// was, counts from when it was to be sent. One that only this client's own timer is late for counts from when it
     /// was sent.
-    async fn work(
-        self,
-        began: Instant,
-        stopped: tokio::sync::watch::Receiver<bool>,
-    ) -> Result<(Verb, Vec<u32>)> {
+    async fn work(self, stopped: tokio::sync::watch::Receiver<bool>) -> Result<(Verb, Vec<u32>)> {
         let mut connection = KeepAlive::open(&self.address).await?;
-        let (mut due, mut times) = (began + self.offset, Vec::new());
-        let mut free_since = began;
+        let (mut due, mut times) = (Instant::now() + self.offset, Vec::new());
+        let mut free_since = due;
         for request in self.requests.iter().cycle() {
             sleep_until(due.into()).await;
-            if *stopped.borrow() {
+            let is_overdue = free_since > due;
+            if *stopped.borrow() && !is_overdue {
                 break;
             }
-            let sent = if free_since <= due {
-                Instant::now()
-            } else {
-                due
-            };
+            let sent = if is_overdue { due } else { Instant::now() };
             let status = connection.exchange(request).await?;
             let is_good = (200..300).contains(&status);
             ensure!(is_good, "status {status} to a live request");
