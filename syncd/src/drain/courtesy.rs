@@ -36,7 +36,7 @@ pub struct Courtesy {
     seen_at: [Option<Instant>; 2],
     /// What waited at the last look.
     waiting: u64,
-    /// How many waited before they became more, until they are fewer again: room for others must not fill the buffer.
+    /// How many waited before they became more, until they are as few again: room for others must not fill the buffer.
     behind: Option<u64>,
 }
 
